@@ -1,0 +1,34 @@
+// Command terok: the first argument selects a face or one of the processes that terok starts
+// itself. The processes never load the command line, so they stay small and start fast.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"terok/internal/cli"
+)
+
+func init() {
+	// The supervisor reads /proc/<pid>/ns/net of this process as "the host's": the main thread
+	// must never be one that entered a container's namespace.
+	runtime.LockOSThread()
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if process, ok := processes[os.Args[1]]; ok {
+			os.Exit(process(os.Args[2:]))
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// processes are the programs inside the program; each takes its arguments and returns the exit code.
+var processes = map[string]func(args []string) int{}

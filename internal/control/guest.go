@@ -1,0 +1,29 @@
+package control
+
+import "terok/internal/sandbox"
+
+// The guest's side: HTTP and JSON on 10.0.2.2:9421 inside the container's network namespace.
+// The workload can reach it as well, so it grants nothing that the workload must not have.
+//
+//	POST /v1/hello   Hello → Welcome; Welcome.Start only for the first hello of a container start
+//	POST /v1/ready   Ready → 204; the workspace is ready, or why not
+//	GET  /v1/why?host=H&port=N → Explanation
+
+// Hello is the guest's first message.
+type Hello struct {
+	Nonce []byte `json:"nonce"` // 32 random bytes
+}
+
+// Welcome proves the supervisor: Signature is ed25519 over HelloContext + nonce.
+type Welcome struct {
+	Signature []byte         `json:"signature"`
+	Start     *sandbox.Start `json:"start"` // with phantoms, token and CA filled in; nil after the first hello
+}
+
+// HelloContext is signed before the nonce, so that the key signs nothing else.
+const HelloContext = "terok guest hello v1\x00"
+
+// Ready reports the end of the guest's preparation.
+type Ready struct {
+	Error string `json:"error,omitempty"` // "" when the workspace is ready
+}

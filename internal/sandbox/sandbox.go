@@ -1,0 +1,129 @@
+// Package sandbox defines the sandbox file: everything that the hook, the supervisor and the
+// keyholder need to know about one container, written once by the launcher before podman runs.
+//
+// The file is the binding between a container and its powers. It lies in the task's directory
+// (0700), never inside a container; the container's annotation carries only its path. It holds
+// no secret but the signing key that proves the supervisor to the guest.
+package sandbox
+
+import "path/filepath"
+
+// Schema is the version of the sandbox file that this program writes.
+const Schema = 1
+
+// Annotation is the OCI annotation whose value is the absolute path of the sandbox file.
+const Annotation = "io.terok.sandbox"
+
+// Labels that every container of ours carries, so that podman alone can find them.
+const (
+	LabelManaged = "io.terok.managed" // "1"
+	LabelName    = "io.terok.name"    // sandbox key: NAME, or PROJECT-TASK
+	LabelProject = "io.terok.project"
+	LabelTask    = "io.terok.task"
+	LabelMode    = "io.terok.mode"   // interactive, headless, web or command
+	LabelLaunch  = "io.terok.launch" // id of the launch that created the container
+	LabelDir     = "io.terok.dir"    // task directory
+)
+
+// Addresses that only the supervisor answers, inside the container's network namespace.
+const (
+	GuestAddr    = "10.0.2.100" // eth0, /24
+	ServiceHost  = "10.0.2.2"
+	ResolverAddr = "10.0.2.3"
+	GatePort     = 9418
+	VaultPort    = 9419
+	SignerPort   = 9420
+	GuestPort    = 9421
+)
+
+// File is the sandbox file.
+type File struct {
+	Schema  int    `json:"schema"`
+	Key     string `json:"key"`     // names the runtime directory: NAME, or PROJECT-TASK
+	Name    string `json:"name"`    // container name
+	Project string `json:"project"` // "" for a sandbox without a project
+	Task    string `json:"task"`
+	Mode    string `json:"mode"`
+	Launch  string `json:"launch"` // random id, new with every container
+
+	Dir        string `json:"dir"`         // task directory, holds this file, shield/, audit.jsonl, logs/
+	RuntimeDir string `json:"runtime_dir"` // control.sock lives here
+	CIDFile    string `json:"cid_file"`    // podman wrote the container's id here before its start
+	StartError string `json:"start_error"` // hook and supervisor leave the reason of a refusal here
+	PanicLock  string `json:"panic_lock"`  // while this file exists nothing starts
+	Keyholder  string `json:"keyholder"`   // socket of the keyholder
+
+	SeccompSHA256 string   `json:"seccomp_sha256"` // hex digest of the canonical JSON of the profile
+	Bounding      []string `json:"bounding"`       // the capabilities that the OCI spec may carry, "CAP_…"
+	GuestSHA256   string   `json:"guest_sha256"`   // hex digest of the guest binary mounted as pid 1
+
+	SigningKey []byte `json:"signing_key"` // ed25519 seed; proves the supervisor to the guest
+
+	Start Start  `json:"start"`           // what the guest is told once per start
+	Gate  *Gate  `json:"gate,omitempty"`  // nil: no git service
+	Vault *Vault `json:"vault,omitempty"` // nil: no credentials
+}
+
+// Path is where the sandbox file of a task directory lies.
+func Path(dir string) string { return filepath.Join(dir, "sandbox.json") }
+
+// Start is what the guest does before it runs the command. Phantom tokens, gate token and CA are
+// added by the supervisor at each start; they are never in this file.
+type Start struct {
+	Env       map[string]string `json:"env"`                 // for the command and every later login
+	Files     []StartFile       `json:"files,omitempty"`     // written before the command runs
+	Workspace string            `json:"workspace,omitempty"` // working directory, made if missing
+	Clone     *Clone            `json:"clone,omitempty"`     // nil: leave the workspace as it is
+}
+
+// StartFile is a file that the guest writes inside the container.
+type StartFile struct {
+	Path    string `json:"path"` // absolute
+	Mode    uint32 `json:"mode"`
+	Content string `json:"content"`
+	Keep    bool   `json:"keep,omitempty"` // leave an existing file alone
+}
+
+// Clone fills an empty workspace from the gate.
+type Clone struct {
+	URL       string `json:"url"`        // gate address without credentials
+	Branch    string `json:"branch"`     // the task's own branch
+	Borrow    string `json:"borrow"`     // object directory of the base inside the container, "" for a plain clone
+	UserName  string `json:"user_name"`  // git identity
+	UserEmail string `json:"user_email"` // git identity
+}
+
+// Gate is the git service of one task.
+type Gate struct {
+	Repo      string   `json:"repo"`      // task repository on the host
+	Base      string   `json:"base"`      // base repository on the host, never written
+	TokenHash string   `json:"-"`         // made by the supervisor at each start
+	Protected []string `json:"protected"` // branch names that the task may not move
+}
+
+// Vault says which credentials the task may use.
+type Vault struct {
+	Grants []Grant `json:"grants"`
+}
+
+// Grant lets a task use one provider's credential through the transparent front.
+type Grant struct {
+	Provider string            `json:"provider"` // roster name, e.g. "anthropic"
+	Scope    string            `json:"scope"`    // credential scope, "shared" or "project:<name>"
+	Route    Route             `json:"route"`
+	Env      map[string]string `json:"env"` // variables for the guest; "{phantom}" is replaced
+}
+
+// Route is how a provider is reached; it is data of the roster or of a user's provider file.
+type Route struct {
+	Host         string   `json:"host"`                    // the name that the container connects to
+	Port         uint16   `json:"port"`                    // usually 443
+	Upstream     string   `json:"upstream,omitempty"`      // URL to send to instead of https://host:port
+	CAFile       string   `json:"ca_file,omitempty"`       // further roots for the upstream, PEM
+	AllowPrivate bool     `json:"allow_private,omitempty"` // upstream may resolve into private ranges
+	Header       string   `json:"header"`                  // header that carries the credential
+	Prefix       string   `json:"prefix,omitempty"`        // e.g. "Bearer "
+	AltHeaders   []string `json:"alt_headers,omitempty"`   // other headers in which the phantom is accepted
+	DenyPaths    []string `json:"deny_paths,omitempty"`    // path prefixes that are refused
+	AllowPaths   []string `json:"allow_paths,omitempty"`   // when set, only these prefixes
+}

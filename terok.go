@@ -1,0 +1,25 @@
+// Package terok is the product's core: one App whose methods are what the faces (command line,
+// TUI, web console) can do. Flags, colours and prompts never reach it; processes, files and
+// sockets never reach the faces.
+package terok
+
+import (
+	"io"
+	"time"
+
+	"terok/internal/problem"
+	"terok/internal/state"
+)
+
+// Problem is an error with a cure and an exit code; see package problem.
+type Problem = problem.Problem
+
+// App does terok's work. The zero value is not usable; fill in Roots and Progress.
+type App struct {
+	Roots    state.Roots
+	Self     string                       // path of the running terok program
+	Environ  func(string) string          // os.Getenv
+	Progress io.Writer                    // progress lines and streamed tool output; io.Discard for none
+	Now      func() time.Time             // wall clock
+	Confirm  func(q string) (bool, error) // asks the person; nil when nobody can be asked
+}
