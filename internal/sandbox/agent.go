@@ -1,0 +1,58 @@
+package sandbox
+
+import "path"
+
+// Places inside the container that agents use. They lie in the home of dev and are written at
+// each start; nothing in them is secret and nothing of them is trusted by the host.
+const (
+	AgentDir     = "/home/dev/.terok"            // prompt, instructions, session ids, shims
+	ShimDir      = AgentDir + "/bin"             // first on PATH: `claude` is the wrapper
+	PromptFile   = AgentDir + "/prompt.txt"      // headless: the prompt; interactive: the opening prompt
+	Instructions = AgentDir + "/instructions.md" // what terok and the operator tell the agent
+	TmuxConf     = AgentDir + "/tmux.conf"       // of session TmuxSession
+	TmuxSession  = "main"                        // every login lands in it
+	GuestProgram = "/run/terok/bin/terok"        // the guest binary
+	BundleMount  = "/opt/terok/agents"           // NAME below it is the agent's bundle, read-only
+	TaskAgentEnv = "TEROK_AGENT"                 // name of the task's agent
+	PhantomMark  = "{phantom}"                   // in Grant.Env: replaced by the phantom token
+)
+
+// AgentSpecPath is where the wrapper `terok guest agent NAME` finds its Agent.
+func AgentSpecPath(name string) string { return path.Join(AgentDir, "agents", name+".json") }
+
+// Agent is what the wrapper inside the container needs to know about one agent: data of the
+// roster, written as JSON into the container at each start.
+type Agent struct {
+	Name         string            `json:"name"`
+	Program      string            `json:"program"`                // absolute path, or a name looked up in PATH without ShimDir
+	Args         []string          `json:"args,omitempty"`         // always, first
+	Interactive  []string          `json:"interactive,omitempty"`  // added without a prompt on stdin
+	Headless     []string          `json:"headless,omitempty"`     // added by --headless; the prompt is the agent's stdin
+	Permission   []string          `json:"permission,omitempty"`   // added when the task is unrestricted
+	Instructions []string          `json:"instructions,omitempty"` // added when the file exists; "{file}" is its path
+	NewSession   []string          `json:"new_session,omitempty"`  // "{id}" is a fresh UUID
+	Resume       []string          `json:"resume,omitempty"`       // "{id}" is the stored one
+	Refuse       map[string]string `json:"refuse,omitempty"`       // first argument → what to say instead
+	Env          map[string]string `json:"env,omitempty"`          // quiet settings
+	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent
+	Author       Identity          `json:"author"`                 // git author of the agent's commits
+	Restricted   bool              `json:"restricted,omitempty"`   // no Permission args
+}
+
+// HomeFile is a file below the home directory that the wrapper writes before it starts the
+// agent. "{env:VAR}" and "{tail20:VAR}" in Content become the value of an environment variable
+// of the container and its last 20 characters.
+type HomeFile struct {
+	Path    string `json:"path"` // relative to the home directory
+	Mode    uint32 `json:"mode"`
+	Content string `json:"content"`
+	// Merge: Content is a JSON object, merged into the existing one member by member (lists are
+	// joined without duplicates); else an existing file is replaced.
+	Merge bool `json:"merge,omitempty"`
+}
+
+// Identity is a git identity.
+type Identity struct {
+	Name  string `json:"name"`
+	Email string `json:"email"`
+}
