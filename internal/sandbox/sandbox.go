@@ -55,6 +55,7 @@ type File struct {
 
 	SeccompSHA256 string   `json:"seccomp_sha256"` // hex digest of the canonical JSON of the profile
 	Bounding      []string `json:"bounding"`       // the capabilities that the OCI spec may carry, "CAP_…"
+	NoNewPrivs    bool     `json:"no_new_privs"`   // the OCI spec must set noNewPrivileges
 	GuestSHA256   string   `json:"guest_sha256"`   // hex digest of the guest binary mounted as pid 1
 
 	SigningKey []byte `json:"signing_key"` // ed25519 seed; proves the supervisor to the guest
@@ -74,6 +75,10 @@ type Start struct {
 	Files     []StartFile       `json:"files,omitempty"`     // written before the command runs
 	Workspace string            `json:"workspace,omitempty"` // working directory, made if missing
 	Clone     *Clone            `json:"clone,omitempty"`     // nil: leave the workspace as it is
+
+	// Filled in by the supervisor at each start, never in the sandbox file.
+	CA        string `json:"ca,omitempty"`         // PEM of the certificate that signs routed hosts
+	GateToken string `json:"gate_token,omitempty"` // answers of the git credential helper
 }
 
 // StartFile is a file that the guest writes inside the container.
