@@ -1,36 +1,187 @@
 package policy
 
 import (
-	"errors"
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// Policy is an immutable, indexed set of rules with a posture. It is safe for concurrent use.
-type Policy struct{}
-
-// New makes a policy.
-func New(rules []Rule, o Options) *Policy { return &Policy{} }
-
-// WithOptions returns a policy with the same rules and other options, sharing the index.
-func (p *Policy) WithOptions(o Options) *Policy { return p }
-
-// Options returns the options of the policy.
-func (p *Policy) Options() Options { return Options{} }
-
-// Rules returns the rules in order of tiers.
-func (p *Policy) Rules() []Rule { return nil }
-
-// Decide judges a request.
-func (p *Policy) Decide(r Request) Decision { return Decision{} }
-
-// Name classifies a name for the resolver.
-func (p *Policy) Name(name string, now time.Time) NameClass { return Refused }
-
-// CheckDial judges the address that is about to be dialled for a decision.
-func (p *Policy) CheckDial(d Decision, name string, a netip.Addr, port uint16) error {
-	return errors.New("policy: not landed yet")
+// Policy is an immutable, indexed set of rules with options. It is safe for concurrent use. The
+// zero Policy denies everything.
+type Policy struct {
+	index *index
+	opt   Options
+	host  map[netip.Addr]bool
 }
 
-// NextExpiry returns the earliest expiry of a rule after now.
-func (p *Policy) NextExpiry(now time.Time) (time.Time, bool) { return time.Time{}, false }
+// New makes a policy. Rules of the tiers floor and default are ignored; there are none to write.
+func New(rules []Rule, o Options) *Policy {
+	return (&Policy{index: newIndex(rules)}).WithOptions(o)
+}
+
+// WithOptions returns a policy with the same rules and other options, sharing the index. It is
+// cheap: postures and host addresses change more often than rules.
+func (p *Policy) WithOptions(o Options) *Policy {
+	o.HostAddrs = slices.Clone(o.HostAddrs)
+	q := &Policy{index: p.index, opt: o, host: make(map[netip.Addr]bool, len(o.HostAddrs))}
+	for _, a := range o.HostAddrs {
+		q.host[a.Unmap().WithZone("")] = true
+	}
+	return q
+}
+
+// Options returns the options of the policy.
+func (p *Policy) Options() Options {
+	o := p.opt
+	o.HostAddrs = slices.Clone(o.HostAddrs)
+	return o
+}
+
+// Rules returns the rules in order of tiers, those of one tier in the order given to New.
+func (p *Policy) Rules() []Rule {
+	if p.index == nil {
+		return nil
+	}
+	out := make([]Rule, len(p.index.entries))
+	for i := range p.index.entries {
+		out[i] = p.index.entries[i].rule
+	}
+	return out
+}
+
+// NextExpiry returns the earliest expiry of a rule after now: the moment at which the owner has
+// to judge open connections again.
+func (p *Policy) NextExpiry(now time.Time) (next time.Time, ok bool) {
+	if p.index == nil {
+		return next, false
+	}
+	for i := range p.index.entries {
+		e := p.index.entries[i].rule.Expires
+		if !e.IsZero() && e.After(now) && (!ok || e.Before(next)) {
+			next, ok = e, true
+		}
+	}
+	return next, ok
+}
+
+// Reasons of decisions that no rule made.
+const (
+	reasonQuarantine = "the network is in quarantine"
+	reasonRequest    = "not a valid request"
+	reasonName       = "not a valid host name"
+	reasonLocal      = "a local or metadata name that no rule names"
+	reasonResolver   = "other resolvers are closed; names are answered by terok's own"
+	reasonUDP        = "UDP needs a rule of its own"
+	reasonDefault    = "no rule allows it"
+	reasonAsk        = "no rule allows it; somebody can be asked"
+	reasonPosture    = "the shield is down: public addresses are open"
+	reasonPostureAll = "the shield is down for private ranges as well"
+	reasonHostPort   = "no host:PORT rule opens this port of the host"
+)
+
+// Decide judges a request. It takes well under 2 µs and does not allocate, except for an address
+// on the floor.
+func (p *Policy) Decide(r Request) Decision {
+	d := Decision{Tier: Default, now: r.Now, proto: r.Proto}
+	proto := protoBit(r.Proto)
+	switch {
+	case p.index == nil || !p.lowered() && p.opt.Posture != Up:
+		d.Reason = reasonQuarantine
+		return d
+	case proto == 0 || r.Port == 0 || r.Name == "" && !r.Addr.IsValid():
+		d.Reason = reasonRequest
+		return d
+	case r.Name != "" && !validName(r.Name):
+		d.Reason = reasonName
+		return d
+	case r.Name == "":
+		if i := inFloor(r.Addr); i >= 0 {
+			d.Tier, d.Rule, d.Reason = Floor, floorRule(i), "the address is never reachable"
+			return d
+		}
+	}
+	if e := p.index.find(r, proto); e != nil {
+		d.Tier, d.Rule, d.Reason = e.rule.Tier, &e.rule, e.reason
+		if e.rule.parsed.allow {
+			d.Verdict, d.Raw = Allow, e.rule.parsed.raw
+		}
+	} else {
+		d.Verdict, d.Reason = p.byDefault(r, proto)
+	}
+	if r.Name == "" && d.Verdict != Deny {
+		// A literal address is judged here as it will be at the dial, so that nobody is asked
+		// about, or told of, an address that would be refused a moment later.
+		if err := p.checkRange(&d, "", r.Addr, r.Port); err != nil {
+			return Decision{Tier: Default, Reason: err.Message, now: r.Now, proto: r.Proto}
+		}
+	}
+	return d
+}
+
+func (p *Policy) lowered() bool { return p.opt.Posture == Down || p.opt.Posture == DownAll }
+
+// byDefault decides where no rule matches.
+func (p *Policy) byDefault(r Request, proto uint8) (Verdict, string) {
+	switch {
+	case r.Name == HostName:
+		return Deny, reasonHostPort
+	case r.Name != "" && unroutable(r.Name):
+		return Deny, reasonLocal
+	case proto == udp:
+		return Deny, reasonUDP
+	case r.Port == 53 || r.Port == 853:
+		return Deny, reasonResolver
+	case p.opt.Posture == DownAll:
+		return Allow, reasonPostureAll
+	case p.opt.Posture == Down:
+		return Allow, reasonPosture
+	case p.opt.CanAsk:
+		return Ask, reasonAsk
+	}
+	return Deny, reasonDefault
+}
+
+// Name classifies a name for the resolver. The name is in lower case, A-labels, without trailing
+// dot; anything else is Refused. [HostName] is Local: the resolver answers it itself.
+//
+// Listed means that a connection to some port of the name would be allowed now, so that asking
+// upstream tells nobody more than the connection would.
+func (p *Policy) Name(name string, now time.Time) NameClass {
+	if p.index == nil || !p.lowered() && p.opt.Posture != Up || !validName(name) {
+		return Refused
+	}
+	if name == HostName {
+		return Local
+	}
+	var room [8]*entry
+	var closed [2]ports // TCP and UDP ports that an earlier rule denies
+	for _, e := range p.index.matching(name, now, room[:0]) {
+		q := &e.rule.parsed
+		for i, proto := range [...]uint8{tcp, udp} {
+			switch {
+			case q.protos&proto == 0:
+			case !q.allow:
+				closed[i] = append(slices.Clone(closed[i]), q.ports...).normal()
+			case len(closed[i]) == 0 || len(q.ports.minus(closed[i])) > 0:
+				return Listed
+			}
+		}
+	}
+	switch {
+	case closed[0].equal(allPorts) && closed[1].equal(allPorts):
+		return Refused
+	case unroutable(name):
+		return Local
+	case p.lowered() && len(posturePorts.minus(closed[0])) > 0:
+		return Listed
+	}
+	return Unlisted
+}
+
+// unroutable tells whether a name means nothing on the internet, or might be read as an address.
+func unroutable(name string) bool {
+	return localName(name) || !validTLD(name[lastDot(name)+1:])
+}
+
+// posturePorts are the TCP ports that a lowered posture opens.
+var posturePorts = allPorts.minus(ports{{53, 53}, {853, 853}})
