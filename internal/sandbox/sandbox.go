@@ -27,13 +27,21 @@ const (
 
 // Addresses that only the supervisor answers, inside the container's network namespace.
 const (
-	GuestAddr    = "10.0.2.100" // eth0, /24
+	GuestAddr    = "10.0.2.100"          // eth0, /24
+	GuestAddr6   = "fd74:6572:6f6b::100" // eth0, /64
 	ServiceHost  = "10.0.2.2"
+	ServiceHost6 = "fd74:6572:6f6b::2"
 	ResolverAddr = "10.0.2.3"
 	GatePort     = 9418
 	VaultPort    = 9419
 	SignerPort   = 9420
 	GuestPort    = 9421
+)
+
+// The veth pair whose ends both lie inside the container's network namespace.
+const (
+	Link     = "eth0"
+	PeerLink = "terok0"
 )
 
 // File is the sandbox file.
@@ -131,4 +139,21 @@ type Route struct {
 	AltHeaders   []string `json:"alt_headers,omitempty"`   // other headers in which the phantom is accepted
 	DenyPaths    []string `json:"deny_paths,omitempty"`    // path prefixes that are refused
 	AllowPaths   []string `json:"allow_paths,omitempty"`   // when set, only these prefixes
+	ServerFetch  bool     `json:"server_fetch,omitempty"`  // requests may make the provider fetch URLs
 }
+
+// Live binds a sandbox file to the processes of the running container. The supervisor's parent
+// writes it (keyholder.Register) once the container's init exists; the keyholder serves a
+// supervisor only when this record names it and an init that is alive.
+type Live struct {
+	Schema      int    `json:"schema"`
+	Launch      string `json:"launch"`       // File.Launch
+	ContainerID string `json:"container_id"` // 64 hex digits, as in File.CIDFile
+	InitPID     int    `json:"init_pid"`     // the container's init in the host's pid namespace
+	InitStart   uint64 `json:"init_start"`   // field 22 of /proc/<pid>/stat: clock ticks since boot
+	ParentPID   int    `json:"parent_pid"`   // the supervisor's parent
+	ParentStart uint64 `json:"parent_start"`
+}
+
+// LivePath is where the record of a task directory lies.
+func LivePath(dir string) string { return filepath.Join(dir, "live.json") }

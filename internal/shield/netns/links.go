@@ -1,0 +1,139 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terok/internal/sandbox"
+)
+
+// MTU of the pair: as large as loopback-like traffic can use without fragments.
+const MTU = 65520
+
+const addrGenNone = 1 // IN6_ADDR_GEN_MODE_NONE, <linux/if_link.h>
+
+// setupLinks brings lo up and makes the pair, or finds it as an earlier supervisor left it.
+// Runs on the thread inside.
+func setupLinks(v6 bool) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	byName := map[string]netlink.Link{}
+	for _, l := range links {
+		byName[l.Attrs().Name] = l
+	}
+	lo := byName["lo"]
+	if lo == nil {
+		return errors.New("the namespace has no lo")
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	switch {
+	case len(links) == 1:
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = sandbox.Link, MTU
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerMTU = sandbox.PeerLink, MTU
+		if err := netlink.LinkAdd(veth); err != nil {
+			return fmt.Errorf("make the veth pair: %w", err)
+		}
+	default:
+		// Another link would be a way out that no rule here judges.
+		if err := checkLinks(); err != nil {
+			return err
+		}
+	}
+	eth, err := netlink.LinkByName(sandbox.Link)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", sandbox.Link, err)
+	}
+	peer, err := netlink.LinkByName(sandbox.PeerLink)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", sandbox.PeerLink, err)
+	}
+	for _, l := range []netlink.Link{eth, peer} {
+		if v6 { // no link-local addresses, no router solicitations
+			if err := netlink.LinkSetIP6AddrGenMode(l, addrGenNone); err != nil {
+				return fmt.Errorf("set address mode of %s: %w", l.Attrs().Name, err)
+			}
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return fmt.Errorf("bring %s up: %w", l.Attrs().Name, err)
+		}
+	}
+	if err := address(eth, sandbox.GuestAddr, 24, 32, sandbox.ServiceHost); err != nil {
+		return err
+	}
+	if v6 {
+		return address(eth, sandbox.GuestAddr6, 64, 128, sandbox.ServiceHost6)
+	}
+	return nil
+}
+
+// address gives the link its address and the default route through the gateway. No packet ever
+// reaches the gateway: the redirect changes the route before the neighbour is looked up. The
+// permanent neighbour keeps even a stray packet from asking for one.
+func address(l netlink.Link, ip string, prefix, bits int, gateway string) error {
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(ip), Mask: net.CIDRMask(prefix, bits)}}
+	if bits == 128 {
+		addr.Flags = unix.IFA_F_NODAD // usable at once
+	}
+	if err := netlink.AddrReplace(l, addr); err != nil {
+		return fmt.Errorf("add %s: %w", ip, err)
+	}
+	index, gw := l.Attrs().Index, net.ParseIP(gateway)
+	neigh := &netlink.Neigh{LinkIndex: index, IP: gw, State: netlink.NUD_PERMANENT,
+		HardwareAddr: net.HardwareAddr{0x02, 't', 'e', 'r', 'o', 'k'}}
+	if err := netlink.NeighSet(neigh); err != nil {
+		return fmt.Errorf("set neighbour %s: %w", gateway, err)
+	}
+	_, anywhere, err := net.ParseCIDR(map[int]string{32: "0.0.0.0/0", 128: "::/0"}[bits])
+	if err != nil {
+		return err
+	}
+	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: index, Dst: anywhere, Gw: gw}); err != nil {
+		return fmt.Errorf("set the default route via %s: %w", gateway, err)
+	}
+	return nil
+}
+
+// checkLinks fails unless the links are lo and our pair, each other's peer in this namespace.
+func checkLinks() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	return CheckLinks(links)
+}
+
+// CheckLinks fails unless links are exactly lo and the veth pair of Setup, both ends in this
+// namespace. The guest asks the same before it runs anything.
+func CheckLinks(links []netlink.Link) error {
+	var eth, peer *netlink.LinkAttrs
+	for _, l := range links {
+		a := l.Attrs()
+		switch {
+		case a.Name == "lo" && a.Flags&net.FlagLoopback != 0:
+		case a.Name == sandbox.Link && l.Type() == "veth":
+			eth = a
+		case a.Name == sandbox.PeerLink && l.Type() == "veth":
+			peer = a
+		default:
+			return fmt.Errorf("network link %q is not one of terok's", a.Name)
+		}
+	}
+	if eth == nil || peer == nil || len(links) != 3 {
+		return errors.New("terok's network links are missing")
+	}
+	// A peer in another namespace has an id here; -1 means this namespace (IFLA_LINK_NETNSID).
+	if eth.ParentIndex != peer.Index || peer.ParentIndex != eth.Index || eth.NetNsID >= 0 || peer.NetNsID >= 0 {
+		return errors.New("the network links lead out of the container")
+	}
+	return nil
+}
