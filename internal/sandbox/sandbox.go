@@ -137,8 +137,8 @@ type Route struct {
 	Header       string   `json:"header"`                  // header that carries the credential
 	Prefix       string   `json:"prefix,omitempty"`        // e.g. "Bearer "
 	AltHeaders   []string `json:"alt_headers,omitempty"`   // other headers in which the phantom is accepted
-	DenyPaths    []string `json:"deny_paths,omitempty"`    // path prefixes that are refused
-	AllowPaths   []string `json:"allow_paths,omitempty"`   // when set, only these prefixes
+	DenyPaths    []string `json:"deny_paths,omitempty"`    // "[METHOD ]/prefix": refused
+	AllowPaths   []string `json:"allow_paths,omitempty"`   // "[METHOD ]/prefix": when set, only these
 	ServerFetch  bool     `json:"server_fetch,omitempty"`  // requests may make the provider fetch URLs
 }
 
