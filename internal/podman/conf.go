@@ -31,7 +31,6 @@ var networkKeys = []string{"network_backend", "default_rootless_network_cmd", "c
 // say the same again, so this is the second guard.
 var containersTable = map[string]any{
 	"annotations":          []string{},
-	"apparmor_profile":     "containers-default",
 	"cgroupns":             "private",
 	"default_capabilities": []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"},
 	"default_ulimits":      []string{},
