@@ -59,6 +59,7 @@ var baseConfig = []string{
 	"core.askPass=/bin/false",
 	"core.sshCommand=/bin/false", // GIT_SSH_COMMAND outranks it
 	"core.pager=cat",
+	"diff.external=", // empty: a diff that forgot --no-ext-diff fails instead of running something
 	"color.ui=false",
 	"log.showSignature=false",
 	"gpg.program=/bin/false",
