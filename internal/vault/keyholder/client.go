@@ -1,0 +1,148 @@
+package keyholder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Client is the operator's side. One call at a time is on its way; calls may come from several
+// goroutines.
+type Client struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+	id   uint64
+	buf  []byte
+}
+
+// Dial connects an operator to the keyholder's socket. When no keyholder runs, the error is
+// ErrLocked.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn: conn, buf: make([]byte, MaxMessage+1)}, nil
+}
+
+func dial(ctx context.Context, socket string) (*net.UnixConn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unixpacket", socket)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: no keyholder runs (%v)", ErrLocked, errors.Unwrap(err))
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func (c *Client) call(ctx context.Context, req Request) (Response, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	c.id++
+	req.V, req.ID = 1, c.id
+	if err := send(c.conn, req); err != nil {
+		return Response{}, gone(ctx, err)
+	}
+	resp, err := receive(c.conn, c.buf)
+	if err != nil {
+		return Response{}, gone(ctx, err)
+	}
+	if resp.ID != req.ID {
+		c.conn.Close()
+		return Response{}, errors.New("the keyholder answered another request")
+	}
+	return resp, resp.err()
+}
+
+func gone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: the keyholder went away (%v)", ErrLocked, err)
+}
+
+func send(conn *net.UnixConn, v any) error {
+	msg, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	defer clear(msg)
+	if len(msg) > MaxMessage {
+		return errors.New("message too long")
+	}
+	_, err = conn.Write(msg)
+	return err
+}
+
+// receive reads one response; buf must hold MaxMessage+1 bytes and is cleared afterwards.
+func receive(conn *net.UnixConn, buf []byte) (Response, error) {
+	n, err := conn.Read(buf)
+	if err != nil {
+		return Response{}, err
+	}
+	defer clear(buf[:n])
+	if n == 0 {
+		return Response{}, errors.New("connection closed") // end of file of a SEQPACKET socket
+	}
+	var resp Response
+	if err := decode(buf[:n], &resp); err != nil {
+		return Response{}, err
+	}
+	return resp, nil
+}
+
+// Unlock opens the vault with a passphrase, which the caller should clear. ErrWrong when no slot
+// opens; a *Refusal with another code when the vault is missing or damaged. Unlocking an
+// unlocked vault still checks the passphrase.
+func (c *Client) Unlock(ctx context.Context, passphrase []byte) error {
+	_, err := c.call(ctx, Request{Op: opUnlock, Passphrase: passphrase})
+	return err
+}
+
+// Lock makes the keyholder forget everything and end.
+func (c *Client) Lock(ctx context.Context) error {
+	_, err := c.call(ctx, Request{Op: opLock})
+	return err
+}
+
+// Status asks how things are; it works while locked.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	resp, err := c.call(ctx, Request{Op: opStatus})
+	if err != nil {
+		return Status{}, err
+	}
+	if resp.Status == nil {
+		return Status{}, errors.New("the keyholder sent no status")
+	}
+	return *resp.Status, nil
+}
+
+// Put stores a credential and reports whether it replaced one. It takes effect for the next
+// request of every task that is granted it.
+func (c *Client) Put(ctx context.Context, scope, provider string, s Secret) (replaced bool, err error) {
+	resp, err := c.call(ctx, Request{Op: opPut, Scope: scope, Provider: provider, Kind: s.Kind, Secret: s.Value})
+	return resp.Replaced, err
+}
+
+// List describes the stored credentials.
+func (c *Client) List(ctx context.Context) ([]Credential, error) {
+	resp, err := c.call(ctx, Request{Op: opList})
+	return resp.Credentials, err
+}
+
+// Delete removes a credential; ErrNoCredential when there is none.
+func (c *Client) Delete(ctx context.Context, scope, provider string) error {
+	_, err := c.call(ctx, Request{Op: opDelete, Scope: scope, Provider: provider})
+	return err
+}

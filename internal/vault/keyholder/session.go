@@ -1,0 +1,257 @@
+package keyholder
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"terok/internal/peer"
+	"terok/internal/sandbox"
+	"terok/internal/state"
+)
+
+// reconnectEvery is how often Keep looks for a keyholder. A look is one connect(2) that fails at
+// once, about 5 µs; inotify instances are scarce (charged to the user), so none is used.
+const reconnectEvery = 250 * time.Millisecond
+
+// answerWithin bounds every exchange of a supervisor with the keyholder.
+const answerWithin = 10 * time.Second
+
+// Register writes the record that lets the calling process, a supervisor's parent, connect for
+// the container of sandboxFile. initPID is the container's init as the OCI state names it.
+// A restarted or adopting parent registers again.
+func Register(sandboxFile string, initPID int) error {
+	var f sandbox.File
+	if err := state.ReadJSON(sandboxFile, &f); err != nil {
+		return err
+	}
+	id, err := os.ReadFile(f.CIDFile)
+	if err != nil {
+		return fmt.Errorf("container id: %w", err)
+	}
+	live := sandbox.Live{Schema: sandbox.Schema, Launch: f.Launch, ContainerID: strings.TrimSpace(string(id)),
+		InitPID: initPID, ParentPID: os.Getpid()}
+	if live.InitStart, err = peer.StartTime(initPID); err != nil {
+		return fmt.Errorf("the container's init: %w", err)
+	}
+	if live.ParentStart, err = peer.StartTime(live.ParentPID); err != nil {
+		return err
+	}
+	return state.WriteJSON(sandbox.LivePath(f.Dir), live)
+}
+
+// Connect makes an authenticated connection for the container of sandboxFile. Only the process
+// that called Register gets one. It fails with ErrLocked when no keyholder runs and with
+// ErrRefused when the keyholder does not believe the caller.
+func Connect(ctx context.Context, socket, sandboxFile string) (*net.UnixConn, error) {
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	c := &Client{conn: conn, buf: make([]byte, MaxMessage+1)}
+	if _, err := c.call(ctx, Request{Op: opAttach, Sandbox: sandboxFile}); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Keep connects whenever there is a keyholder and no connection, calls attach with each new
+// connection, which attach owns, and returns when ctx ends. It watches a connection without
+// reading from it, so the worker may be another process.
+func Keep(ctx context.Context, socket, sandboxFile string, attach func(*net.UnixConn)) {
+	tick := time.NewTicker(reconnectEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if conn, err := Connect(ctx, socket, sandboxFile); err == nil {
+			if watch, err := duplicate(conn); err != nil {
+				conn.Close()
+			} else {
+				attach(conn)
+				hungUp(ctx, watch)
+				watch.Close()
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+func duplicate(conn *net.UnixConn) (*net.UnixConn, error) {
+	f, err := conn.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// Session is the worker's side: it fetches and caches the granted secrets. A nil connection is a
+// session that is locked until Attach.
+type Session struct {
+	mu      sync.Mutex
+	conn    *net.UnixConn
+	gen     uint64 // changes with every Attach, invalidation and hang-up
+	id      uint64
+	cache   map[string]Secret
+	waiting map[uint64]chan Response
+	readers sync.WaitGroup
+	closed  bool
+}
+
+// NewSession starts a session on a connection made by Connect, possibly in another process and
+// used by an earlier worker. The session owns conn.
+func NewSession(conn *net.UnixConn) *Session {
+	s := &Session{cache: map[string]Secret{}, waiting: map[uint64]chan Response{},
+		// Answers to a dead worker's questions may still arrive on an inherited connection.
+		id: uint64(time.Now().UnixNano())}
+	s.Attach(conn)
+	return s
+}
+
+// Attach replaces the connection, after lock and unlock or a crash of the keyholder. Calls that
+// wait for the old one fail with ErrLocked.
+func (s *Session) Attach(conn *net.UnixConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop()
+	if s.closed {
+		if conn != nil {
+			conn.Close()
+		}
+		return
+	}
+	if conn == nil {
+		return
+	}
+	s.conn = conn
+	s.readers.Add(1)
+	go s.read(conn)
+}
+
+// drop forgets connection and cache and lets every waiting call fail. The caller holds mu.
+func (s *Session) drop() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+	s.forget()
+	for id, ch := range s.waiting {
+		close(ch)
+		delete(s.waiting, id)
+	}
+}
+
+func (s *Session) forget() {
+	s.gen++
+	clear(s.cache)
+}
+
+func (s *Session) read(conn *net.UnixConn) {
+	defer s.readers.Done()
+	buf := make([]byte, MaxMessage+1)
+	for {
+		resp, err := receive(conn, buf)
+		s.mu.Lock()
+		if s.conn != conn { // replaced meanwhile
+			s.mu.Unlock()
+			return
+		}
+		if err != nil {
+			s.drop()
+			s.mu.Unlock()
+			return
+		}
+		if resp.ID == 0 {
+			s.forget()
+		} else if ch, ok := s.waiting[resp.ID]; ok {
+			delete(s.waiting, resp.ID)
+			ch <- resp // buffered
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Credential returns the secret that this task may use for provider. It fails with ErrLocked,
+// ErrNoCredential, ErrNotGranted, or the context's error. A cached answer costs no exchange.
+func (s *Session) Credential(ctx context.Context, provider string) (Secret, error) {
+	s.mu.Lock()
+	if secret, ok := s.cache[provider]; ok {
+		s.mu.Unlock()
+		return secret, nil
+	}
+	if s.conn == nil {
+		s.mu.Unlock()
+		return Secret{}, ErrLocked
+	}
+	s.id++
+	id, gen, conn, answer := s.id, s.gen, s.conn, make(chan Response, 1)
+	s.waiting[id] = answer
+	conn.SetWriteDeadline(time.Now().Add(answerWithin))
+	err := send(conn, Request{V: 1, ID: id, Op: opCredential, Provider: provider})
+	if err != nil {
+		s.drop()
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return Secret{}, fmt.Errorf("%w: %v", ErrLocked, err)
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	select {
+	case resp, ok := <-answer:
+		if !ok {
+			return Secret{}, ErrLocked
+		}
+		if err := resp.err(); err != nil {
+			return Secret{}, err
+		}
+		secret := Secret{Kind: resp.Kind, Value: resp.Secret}
+		s.mu.Lock()
+		if s.gen == gen { // not invalidated while it was on its way
+			s.cache[provider] = secret
+		}
+		s.mu.Unlock()
+		return secret, nil
+	case <-ctx.Done():
+		s.mu.Lock()
+		delete(s.waiting, id)
+		s.mu.Unlock()
+		return Secret{}, ctx.Err()
+	}
+}
+
+// State is "unlocked" while a keyholder answers on the connection, else "locked": for
+// control.Status.Vault.
+func (s *Session) State() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		return "locked"
+	}
+	return "unlocked"
+}
+
+// Close ends the session and its goroutine.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.drop()
+	s.mu.Unlock()
+	s.readers.Wait()
+	return nil
+}

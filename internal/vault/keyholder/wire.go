@@ -1,0 +1,187 @@
+// Package keyholder is the language of the keyholder, the one process per user that holds the
+// unlocked vault, and its two kinds of clients. The process itself is package holder, so that a
+// supervisor, which uses this package, never links the vault's store.
+//
+//   - Operator: Dial, then Unlock, Lock, Status, Put, List, Delete. Only processes in the
+//     operator's own user namespace are served.
+//   - Supervisor: the parent calls Register once the container's init exists and then Keep (or
+//     Connect), and hands each connection to its worker, which makes a Session of it. The
+//     connection is bound to one sandbox file: it can fetch the credentials granted there while
+//     that container lives, and nothing else. It outlives the worker, not the keyholder.
+//
+// `vault lock` ends the keyholder, since only the end of a process surely forgets what a garbage
+// collected heap held. Sessions then say ErrLocked; after the next unlock Keep connects again and
+// the parent passes the new connection to Session.Attach. A kill -9 of the keyholder looks the same.
+//
+//	conn, err := keyholder.Connect(ctx, file.Keyholder, sandboxFile) // parent
+//	s := keyholder.NewSession(conn)                                  // worker
+//	secret, err := s.Credential(ctx, "anthropic")
+//
+// The socket is $XDG_RUNTIME_DIR/terok/keyholder.sock, mode 0600, type SOCK_SEQPACKET: a message
+// is one JSON object, never split, so that a worker which died in the middle of an exchange
+// leaves nothing that could confuse the next. Secrets travel as base64 in JSON, over this socket
+// only. They are never logged and no error text holds one.
+package keyholder
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// MaxMessage bounds a message in bytes; longer ones are refused, not cut.
+const MaxMessage = 64 << 10
+
+// Errors that callers decide on. A Client wraps them with the keyholder's words.
+var (
+	ErrLocked       = errors.New("the vault is locked")
+	ErrNoCredential = errors.New("no credential is stored for this provider")
+	ErrNotGranted   = errors.New("this task has no grant for this provider")
+	ErrRefused      = errors.New("the keyholder refused the connection")
+	ErrWrong        = errors.New("wrong passphrase")
+)
+
+// Secret is a credential as the front needs it. Value is shared by all who got it: never write
+// to it, and do not keep it longer than the request.
+type Secret struct {
+	Kind  string // "api_key"
+	Value []byte // visible ASCII, 12 bytes to 8 KiB
+}
+
+// Credential describes a stored credential without its secret.
+type Credential struct {
+	Scope     string    `json:"scope"`    // "shared" or "project:<name>"
+	Provider  string    `json:"provider"` // roster name
+	Kind      string    `json:"kind"`
+	Hint      string    `json:"hint"` // last four characters
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	Revision  uint64    `json:"revision"`
+}
+
+// Status is what the keyholder says of itself.
+type Status struct {
+	Unlocked    bool   `json:"unlocked"`
+	PID         int    `json:"pid"`
+	Version     string `json:"version"`
+	Credentials int    `json:"credentials"`
+	Sessions    int    `json:"sessions"` // connected supervisors
+}
+
+// Operations.
+const (
+	opUnlock     = "unlock"
+	opLock       = "lock"
+	opStatus     = "status"
+	opList       = "list"
+	opPut        = "put"
+	opDelete     = "delete"
+	opAttach     = "attach"     // supervisor: bind this connection to a sandbox file
+	opCredential = "credential" // supervisor: the secret of one grant
+)
+
+// Request is one message to the keyholder.
+type Request struct {
+	V          int    `json:"v"` // 1
+	ID         uint64 `json:"id"`
+	Op         string `json:"op"`
+	Passphrase []byte `json:"passphrase,omitempty"`
+	Scope      string `json:"scope,omitempty"`
+	Provider   string `json:"provider,omitempty"`
+	Kind       string `json:"kind,omitempty"`
+	Secret     []byte `json:"secret,omitempty"`
+	Sandbox    string `json:"sandbox,omitempty"` // absolute path of the sandbox file
+}
+
+// Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
+// credentials changed, forget what is cached.
+type Response struct {
+	ID          uint64       `json:"id"`
+	Code        string       `json:"code,omitempty"` // "" is success
+	Message     string       `json:"message,omitempty"`
+	Kind        string       `json:"kind,omitempty"`
+	Secret      []byte       `json:"secret,omitempty"`
+	Status      *Status      `json:"status,omitempty"`
+	Credentials []Credential `json:"credentials,omitempty"`
+	Replaced    bool         `json:"replaced,omitempty"`
+}
+
+// Codes of refusals.
+const (
+	CodeLocked       = "vault_locked"
+	CodeMissing      = "vault_missing"
+	CodeDamaged      = "vault_damaged"
+	CodeNewer        = "vault_newer"
+	CodePermissions  = "vault_permissions"
+	CodeWrong        = "wrong_passphrase"
+	CodeNoCredential = "credential_missing"
+	CodeNotGranted   = "not_granted"
+	CodeRefused      = "refused"
+	CodeBadRequest   = "bad_request"
+	CodeFailed       = "failed"
+)
+
+// Refusal is the keyholder's answer when it does not do what was asked.
+type Refusal struct {
+	Code    string
+	Message string
+}
+
+func (r *Refusal) Error() string { return r.Message }
+
+// Is maps codes to the package's errors.
+func (r *Refusal) Is(target error) bool {
+	switch r.Code {
+	case CodeLocked:
+		return target == ErrLocked
+	case CodeNoCredential:
+		return target == ErrNoCredential
+	case CodeNotGranted:
+		return target == ErrNotGranted
+	case CodeWrong:
+		return target == ErrWrong
+	case CodeRefused:
+		return target == ErrRefused
+	}
+	return false
+}
+
+func (r *Response) err() error {
+	if r.Code == "" {
+		return nil
+	}
+	return &Refusal{r.Code, r.Message}
+}
+
+// DecodeRequest reads one message strictly: one JSON object, no unknown fields, nothing after it.
+func DecodeRequest(msg []byte) (Request, error) {
+	var req Request
+	if err := decode(msg, &req); err != nil {
+		return Request{}, err
+	}
+	if req.V != 1 {
+		return Request{}, fmt.Errorf("protocol version %d is not spoken here", req.V)
+	}
+	if req.ID == 0 || req.Op == "" {
+		return Request{}, errors.New("a request needs an id and an op")
+	}
+	return req, nil
+}
+
+func decode(msg []byte, v any) error {
+	if len(msg) > MaxMessage {
+		return errors.New("message too long")
+	}
+	dec := json.NewDecoder(bytes.NewReader(msg))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return errors.New("not a message of this protocol") // the decoder's words may quote a secret
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("bytes after the message")
+	}
+	return nil
+}
