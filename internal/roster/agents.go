@@ -24,12 +24,14 @@ func builtinAgents() map[string]*Agent {
 				Instructions: []string{"--append-system-prompt-file", "{file}"},
 				NewSession:   []string{"--session-id", "{id}"},
 				Resume:       []string{"--resume", "{id}"},
+				SessionFile:  ".claude/projects/*/{id}.jsonl",
 				Refuse: map[string]string{
 					"setup-token": "it would make a long-lived credential inside the container; on the host: terok auth claude",
 				},
 				Env: map[string]string{
 					"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 					"DISABLE_AUTOUPDATER":                      "1",
+					"CLAUDE_CODE_DISABLE_TERMINAL_TITLE":       "1",
 				},
 				Home: []sandbox.HomeFile{
 					{

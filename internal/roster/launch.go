@@ -11,7 +11,7 @@ import (
 // Launch says how one container start wants its agent.
 type Launch struct {
 	Headless   bool             // the container's command is the agent, with Prompt
-	Prompt     string           // headless: required; interactive: opening prompt, may be empty
+	Prompt     string           // of a headless run; reaches the agent as its stdin, never as an argument
 	Restricted bool             // leave the agent's own permission prompts on
 	Human      sandbox.Identity // the operator's git identity: committer of the agent's commits
 	Notes      string           // the operator's instructions, appended to terok's own
@@ -80,10 +80,8 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 	if l.Human.Name != "" {
 		prep.Env["TEROK_HUMAN_NAME"], prep.Env["TEROK_HUMAN_EMAIL"] = l.Human.Name, l.Human.Email
 	}
-	if l.Prompt != "" {
-		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.PromptFile, Mode: 0o600, Content: l.Prompt})
-	}
 	if l.Headless {
+		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.PromptFile, Mode: 0o600, Content: l.Prompt})
 		prep.Argv = []string{sandbox.GuestProgram, "guest", "agent", "--headless", a.Name}
 	}
 	return prep, nil

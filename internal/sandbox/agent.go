@@ -7,7 +7,7 @@ import "path"
 const (
 	AgentDir     = "/home/dev/.terok"            // prompt, instructions, session ids, shims
 	ShimDir      = AgentDir + "/bin"             // first on PATH: `claude` is the wrapper
-	PromptFile   = AgentDir + "/prompt.txt"      // headless: the prompt; interactive: the opening prompt
+	PromptFile   = AgentDir + "/prompt.txt"      // of a headless task, given to the agent as its stdin
 	Instructions = AgentDir + "/instructions.md" // what terok and the operator tell the agent
 	TmuxConf     = AgentDir + "/tmux.conf"       // of session TmuxSession
 	TmuxSession  = "main"                        // every login lands in it
@@ -32,6 +32,7 @@ type Agent struct {
 	Instructions []string          `json:"instructions,omitempty"` // added when the file exists; "{file}" is its path
 	NewSession   []string          `json:"new_session,omitempty"`  // "{id}" is a fresh UUID
 	Resume       []string          `json:"resume,omitempty"`       // "{id}" is the stored one
+	SessionFile  string            `json:"session_file,omitempty"` // glob below the home directory, "{id}"; only if it exists the session is resumed
 	Refuse       map[string]string `json:"refuse,omitempty"`       // first argument → what to say instead
 	Env          map[string]string `json:"env,omitempty"`          // quiet settings
 	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent

@@ -1,0 +1,310 @@
+package guest
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"terok/internal/sandbox"
+)
+
+// Exit codes of the wrapper itself, as shells have them; otherwise the agent's own code is ours.
+const (
+	agentUsage    = 2
+	agentFailed   = 1
+	agentNotExec  = 126
+	agentNotFound = 127
+)
+
+// AgentMain is `terok guest agent [--headless | --attach | --then-shell] [--new-session] NAME
+// [-- ARGUMENT…]`: it starts an agent inside the container the same way for every way of
+// launching. It adds the permission mode, the instructions, the session, the authorship and the
+// quiet settings, and then becomes the agent: signals and the exit code are the agent's own.
+//
+//	--headless     the prompt file is the agent's stdin
+//	--attach       join the container's tmux session; the agent starts in it the first time
+//	--then-shell   leave a shell when the agent ends (what --attach starts)
+//	--new-session  do not resume the stored session
+//
+// What it does is convenience for the agent and no barrier against it: everything that keeps
+// the agent in is outside the container.
+func AgentMain(args []string) int {
+	w := wrapper{home: homeDir(), dir: sandbox.AgentDir, environ: os.Environ()}
+	code, err := w.main(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "terok:", err)
+	}
+	return code
+}
+
+func homeDir() string {
+	if h := os.Getenv("HOME"); filepath.IsAbs(h) {
+		return h
+	}
+	return "/home/dev"
+}
+
+// wrapper is one start of an agent. The fields are what tests relocate.
+type wrapper struct {
+	home    string
+	dir     string // sandbox.AgentDir
+	environ []string
+
+	headless, attach, thenShell, newSession bool
+	name                                    string
+	args                                    []string
+}
+
+var agentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+func (w *wrapper) parse(args []string) error {
+	for len(args) > 0 && strings.HasPrefix(args[0], "--") {
+		switch args[0] {
+		case "--headless":
+			w.headless = true
+		case "--attach":
+			w.attach = true
+		case "--then-shell":
+			w.thenShell = true
+		case "--new-session":
+			w.newSession = true
+		default:
+			return fmt.Errorf("guest agent: unknown flag %q", args[0])
+		}
+		args = args[1:]
+	}
+	if len(args) == 0 || !agentName.MatchString(args[0]) {
+		return errors.New("usage: terok guest agent [--headless|--attach] [--new-session] NAME [-- ARGUMENT...]")
+	}
+	w.name, args = args[0], args[1:]
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	w.args = args
+	return nil
+}
+
+func (w *wrapper) main(args []string) (int, error) {
+	if err := w.parse(args); err != nil {
+		return agentUsage, err
+	}
+	if w.attach {
+		return w.runTmux()
+	}
+	spec, err := w.spec()
+	if err != nil {
+		return agentNotFound, err
+	}
+	if len(w.args) > 0 {
+		if why, ok := spec.Refuse[w.args[0]]; ok {
+			return agentFailed, fmt.Errorf("%s %s is refused here: %s", w.name, w.args[0], why)
+		}
+	}
+	w.prepareEnv(spec)
+	if err := w.writeHome(spec.Home); err != nil {
+		return agentFailed, err
+	}
+	program, err := w.program(spec.Program)
+	if err != nil {
+		return agentNotFound, err
+	}
+	argv := append([]string{program}, w.arguments(spec)...)
+	if w.headless {
+		if err := w.promptAsStdin(); err != nil {
+			return agentFailed, err
+		}
+	}
+	if w.thenShell {
+		return w.runThenShell(argv)
+	}
+	return w.become(argv)
+}
+
+// become replaces this process. It returns only when that failed.
+func (w *wrapper) become(argv []string) (int, error) {
+	err := unix.Exec(argv[0], argv, w.environ)
+	if errors.Is(err, unix.ENOENT) {
+		return agentNotFound, fmt.Errorf("%s is not in this container: %s is missing", w.name, argv[0])
+	}
+	return agentNotExec, fmt.Errorf("start %s: %w", argv[0], err)
+}
+
+func (w *wrapper) path(elem ...string) string {
+	return filepath.Join(append([]string{w.dir}, elem...)...)
+}
+
+// spec reads what the launch wrote about this agent.
+func (w *wrapper) spec() (*sandbox.Agent, error) {
+	data, err := readSmall(w.path("agents", w.name+".json"), 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("this task has no agent %q", w.name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var a sandbox.Agent
+	if err := json.Unmarshal(data, &a); err != nil {
+		return nil, fmt.Errorf("the description of agent %s is damaged: %w", w.name, err)
+	}
+	return &a, nil
+}
+
+// arguments composes what the agent gets besides its own name.
+func (w *wrapper) arguments(a *sandbox.Agent) []string {
+	argv := slices.Clone(a.Args)
+	if !a.Restricted {
+		argv = append(argv, a.Permission...)
+	}
+	if file := w.path(filepath.Base(sandbox.Instructions)); len(a.Instructions) > 0 && exists(file) {
+		argv = append(argv, fill(a.Instructions, "{file}", file)...)
+	}
+	if len(w.args) == 0 { // what a person types by hand is theirs
+		argv = append(argv, w.session(a)...)
+	}
+	if w.headless {
+		argv = append(argv, a.Headless...)
+	} else {
+		argv = append(argv, a.Interactive...)
+	}
+	return append(argv, w.args...)
+}
+
+var sessionID = regexp.MustCompile(`^[0-9A-Za-z_-]{8,64}$`)
+
+// session resumes the stored session when the agent still has it, or begins one under an id of
+// our choice and stores that. Without session support it adds nothing.
+func (w *wrapper) session(a *sandbox.Agent) []string {
+	file := w.path(w.name + "-session.txt")
+	if data, err := readSmall(file, 128); err == nil && !w.newSession && len(a.Resume) > 0 {
+		id := strings.TrimSpace(string(data))
+		if sessionID.MatchString(id) {
+			glob := strings.ReplaceAll(a.SessionFile, "{id}", id)
+			if found, _ := filepath.Glob(filepath.Join(w.home, glob)); a.SessionFile == "" || len(found) > 0 {
+				return fill(a.Resume, "{id}", id)
+			}
+		}
+	}
+	if len(a.NewSession) == 0 {
+		return nil
+	}
+	id := newUUID()
+	if err := os.WriteFile(file, []byte(id+"\n"), 0o600); err != nil {
+		return nil // a session that cannot be found again is still a session
+	}
+	return fill(a.NewSession, "{id}", id)
+}
+
+// newUUID makes a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// prepareEnv adds the agent's quiet settings and the authorship: the agent is the author of what
+// it commits, the person stays the committer.
+func (w *wrapper) prepareEnv(a *sandbox.Agent) {
+	for k, v := range a.Env {
+		w.setenv(k, v)
+	}
+	if cwd, err := os.Getwd(); err == nil {
+		w.setenv("PWD", cwd)
+	}
+	if a.Author.Name != "" {
+		w.setenv("GIT_AUTHOR_NAME", a.Author.Name)
+		w.setenv("GIT_AUTHOR_EMAIL", a.Author.Email)
+	}
+	if name := w.getenv("TEROK_HUMAN_NAME"); name != "" {
+		w.setenv("GIT_COMMITTER_NAME", name)
+		w.setenv("GIT_COMMITTER_EMAIL", w.getenv("TEROK_HUMAN_EMAIL"))
+	}
+}
+
+// promptAsStdin makes the prompt file this process's stdin. A prompt never is an argument: those
+// are limited to 128 KiB and every process can read them.
+func (w *wrapper) promptAsStdin() error {
+	f, err := os.OpenFile(w.path(filepath.Base(sandbox.PromptFile)), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("there is no prompt: %w", err)
+	}
+	defer f.Close()
+	return unix.Dup3(int(f.Fd()), 0, 0)
+}
+
+// program resolves a name in PATH, passing over our own shims: they would call us again.
+func (w *wrapper) program(name string) (string, error) {
+	if filepath.IsAbs(name) {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(w.getenv("PATH")) {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) == w.path("bin") {
+			continue
+		}
+		p := filepath.Join(dir, name)
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not in this container: %w", name, exec.ErrNotFound)
+}
+
+func (w *wrapper) getenv(key string) string {
+	for _, kv := range w.environ {
+		if v, ok := strings.CutPrefix(kv, key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+func (w *wrapper) setenv(key, value string) {
+	w.environ = slices.DeleteFunc(slices.Clone(w.environ), func(kv string) bool { return strings.HasPrefix(kv, key+"=") })
+	w.environ = append(w.environ, key+"="+value)
+}
+
+func fill(args []string, mark, value string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		out[i] = strings.ReplaceAll(a, mark, value)
+	}
+	return out
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// readSmall reads a regular file of at most max bytes; the workload may have put anything there.
+func readSmall(path string, max int64) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > max {
+		return nil, fmt.Errorf("%s is not a regular file of at most %d bytes", path, max)
+	}
+	data := make([]byte, fi.Size())
+	n, err := f.ReadAt(data, 0)
+	if err != nil && n < len(data) {
+		return nil, err
+	}
+	return data, nil
+}
