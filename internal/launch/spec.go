@@ -13,6 +13,7 @@ package launch
 
 import (
 	"terok/internal/sandbox"
+	"terok/internal/shield/policy"
 )
 
 // Privilege says what root inside the container may do.
@@ -50,10 +51,10 @@ type Spec struct {
 
 	Privilege Privilege // "" is Sudo
 
-	Rules []sandbox.RuleLine // the policy of this launch, all tiers but session
-	Start sandbox.Start      // Env of the container goes here, never into podman's arguments
-	Gate  *sandbox.Gate
-	Vault *sandbox.Vault
+	Policy policy.Document // rules of all tiers but session, and settings
+	Start  sandbox.Start   // Env of the container goes here, never into podman's arguments
+	Gate   *sandbox.Gate
+	Vault  *sandbox.Vault
 
 	Mounts  []Mount // by a person or a project file: judged by the rules of mounts.go
 	Trusted []Mount // by terok itself (agent bundles, the gate's base objects): not judged

@@ -1,0 +1,15 @@
+package sandbox
+
+import "path/filepath"
+
+// Files in a task directory. Those of the shield are written by launcher and supervisor; a torn
+// one means quarantine, never an empty policy.
+func PolicyPath(dir string) string  { return filepath.Join(dir, "shield", "policy.json") }
+func SessionPath(dir string) string { return filepath.Join(dir, "shield", "session.json") }
+func PosturePath(dir string) string { return filepath.Join(dir, "shield", "posture") }
+func NamesPath(dir string) string   { return filepath.Join(dir, "shield", "names.json") }
+func LedgerPath(dir string) string  { return filepath.Join(dir, "audit.jsonl") }
+func LogPath(dir string) string     { return filepath.Join(dir, "logs", "supervisor.log") }
+
+// ControlPath is the control socket of a runtime directory.
+func ControlPath(runtimeDir string) string { return filepath.Join(runtimeDir, "control.sock") }
