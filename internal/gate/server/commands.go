@@ -18,6 +18,7 @@ const maxCommandSection = 64 << 10
 type command struct {
 	old, new, ref string
 	refused       string // reason, "" when git may see it
+	forwarded     bool   // git saw it
 }
 
 func (c *command) isCreate() bool { return refname.IsZero(c.old) }

@@ -10,11 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"terok/internal/audit"
 	"terok/internal/gate/refname"
-	"terok/internal/git"
 	"terok/internal/text"
 )
 
@@ -83,6 +81,7 @@ func (p *push) run(ctx context.Context, in *body) error {
 	for _, c := range p.list.commands {
 		if c.refused == "" {
 			accepted++
+			c.forwarded = true
 			pack = pack || !c.isDelete()
 		}
 	}
@@ -93,6 +92,7 @@ func (p *push) run(ctx context.Context, in *body) error {
 	switch {
 	case errors.Is(err, errTooLarge) || errors.Is(err, errBomb):
 		p.fail(fmt.Sprintf("terok: pack exceeds %d MiB", p.h.Limits.MaxPack>>20))
+		report = nil // git only knows that its input ended
 	case ctx.Err() != nil:
 	case err != nil && len(report) == 0:
 		p.fail("terok: the push was interrupted")
@@ -242,8 +242,7 @@ func (p *push) settle(ctx context.Context) map[string]bool {
 	for _, c := range p.list.commands {
 		branch := strings.TrimPrefix(c.ref, refname.Heads)
 		id := after[branch]
-		done := c.refused == "" || !strings.HasPrefix(c.refused, "terok: ") || p.before[branch] != id
-		done = done && p.before[branch] != id && (id == c.new || c.isDelete() && id == "")
+		done := c.forwarded && p.before[branch] != id && (id == c.new || c.isDelete() && id == "")
 		forced := done && !c.isCreate() && (c.isDelete() || !p.h.contains(ctx, c.new, c.old))
 		for ref, old := range p.saved {
 			if old == c.old && strings.HasPrefix(ref, backups+branch+"/2") && !forced {
@@ -308,8 +307,10 @@ func (p *push) merge(report []byte, landed map[string]bool) ([]byte, error) {
 			break // a cut report is completed below
 		}
 		out = appendPkt(out, string(line))
-		if fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), " ", 3); fields[0] == "ok" || fields[0] == "ng" {
-			reported[fields[1]] = true
+		verb, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+		if verb == "ok" || verb == "ng" {
+			ref, _, _ := strings.Cut(rest, " ")
+			reported[ref] = true
 		}
 	}
 	if len(out) == 0 {
@@ -330,6 +331,3 @@ func (p *push) merge(report []byte, landed map[string]bool) ([]byte, error) {
 	}
 	return append(out, flushPkt...), nil
 }
-
-var _ = time.Second
-var _ git.Cmd

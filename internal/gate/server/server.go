@@ -229,9 +229,9 @@ func (h *handler) config() []string {
 		"receive.advertisePushOptions=false",
 		"receive.shallowUpdate=false",
 		"receive.updateServerInfo=false",
-		fmt.Sprintf("receive.maxInputSize=%d", h.Limits.MaxPack),
-		"receive.unpackLimit=1",     // always index-pack, which streams
-		"core.bigFileThreshold=16m", // larger files are never held in memory, nor compressed as deltas
+		fmt.Sprintf("receive.maxInputSize=%d", h.Limits.MaxPack+maxCommandSection), // our own count is first and says why
+		"receive.unpackLimit=1",                                                    // always index-pack, which streams
+		"core.bigFileThreshold=16m",                                                // larger files are never held in memory, nor compressed as deltas
 		"pack.threads=2",
 		"pack.windowMemory=256m",
 		"pack.deltaCacheSize=64m",

@@ -1,0 +1,296 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"terok/internal/gate/refname"
+	"terok/internal/git"
+	"terok/internal/problem"
+	"terok/internal/state"
+	"terok/internal/text"
+)
+
+// StartRef is the commit that a task began from, in its repository.
+const StartRef = "refs/terok/start"
+
+// OfferedRefs is where a task's repository remembers the base's branches as last offered.
+const OfferedRefs = "refs/terok/base/"
+
+// TaskSpec says what to make.
+type TaskSpec struct {
+	Project string
+	ID      string
+	Branch  string // the task's own branch, e.g. "terok/k3v9p-brave-otter"
+	Start   string // branch or full commit id of the base; "" is its default branch, or Clone's HEAD
+	Clone   *Clone // a person's clone to start from; nil starts from the base alone
+}
+
+// Task is one task's repository.
+type Task struct {
+	Repo   string // path
+	Base   string // the base it borrows from
+	Branch string
+	From   string // branch of the base that Start was taken from, "" when given as an id
+	Start  string // commit that Branch begins at: the checkpoint; "" when there is no commit yet
+}
+
+// CreateTask makes the repository of a task: the base's objects are borrowed, its refs are one
+// file, so it takes milliseconds whatever the size of the project. The task's branch is created
+// at the start commit and HEAD names it. With a Clone, commits that the base has not, and
+// uncommitted work if wanted, are brought along. It fails with "gate_missing", "no_such_branch",
+// "branch_exists" or "task_exists", and leaves nothing behind.
+func (s *Store) CreateTask(ctx context.Context, spec TaskSpec) (Task, error) {
+	base, repo := s.Roots.GateBase(spec.Project), s.Roots.GateTask(spec.Project, spec.ID)
+	t := Task{Repo: repo, Base: base, Branch: spec.Branch}
+	st, err := s.load(spec.Project)
+	if err != nil {
+		return t, err
+	}
+	if err := errors.Join(checkComponent(spec.ID), refname.Check(spec.Branch), Verify(base)); err != nil {
+		return t, err
+	}
+	if _, err := os.Lstat(repo); !errors.Is(err, fs.ErrNotExist) {
+		return t, problem.New("task_exists", problem.Conflict, "task %s/%s has a repository already", spec.Project, spec.ID)
+	}
+	refs, err := s.peeledRefs(ctx, base)
+	if err != nil {
+		return t, err
+	}
+	heads := refs.heads()
+	if _, taken := heads[spec.Branch]; taken {
+		return t, problem.New("branch_exists", problem.Conflict, "the gate of %s has a branch %s already", spec.Project, spec.Branch)
+	}
+	if err := state.MkdirAll(filepath.Dir(repo)); err != nil {
+		return t, err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(repo), "."+spec.ID+".tmp-")
+	if err != nil {
+		return t, err
+	}
+	defer os.RemoveAll(tmp)
+	objects := filepath.Join(base, "objects")
+	if err := makeRepo(tmp, st.Format, spec.Branch, objects); err != nil {
+		return t, err
+	}
+	if spec.Clone != nil && spec.Start == "" {
+		t.From, t.Start, err = s.fromClone(ctx, tmp, objects, spec.Clone, heads)
+	} else {
+		t.From, t.Start, err = s.resolveStart(ctx, base, spec.Start, heads)
+	}
+	if err != nil {
+		return t, err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), view(refs, spec.Branch, t.Start), 0o600); err != nil {
+		return t, err
+	}
+	return t, os.Rename(tmp, repo)
+}
+
+// resolveStart finds the commit that start names in the base.
+func (s *Store) resolveStart(ctx context.Context, base, start string, heads map[string]string) (from, id string, err error) {
+	if start == "" {
+		if start, err = headOf(base); err != nil {
+			return "", "", err
+		}
+		if len(heads) == 0 {
+			return start, "", nil // an empty project: the task makes its first commit
+		}
+	}
+	if id, ok := heads[start]; ok {
+		return start, id, nil
+	}
+	missing := problem.New("no_such_branch", problem.NotFound, "the gate has no branch or commit %s", text.Line(start, 80)).
+		WithHint("terok project gate-sync")
+	if !refname.IsID(start) {
+		return "", "", missing
+	}
+	out, err := s.Git.Run(ctx, git.Cmd{GitDir: base, Args: []string{"cat-file", "-t", start}})
+	if err != nil || strings.TrimSpace(string(out)) != "commit" {
+		return "", "", missing
+	}
+	return "", start, nil
+}
+
+// packedRef is one ref as packed-refs holds it: an annotated tag carries what it points to.
+type packedRef struct{ name, id, peeled string }
+
+type packedRefs []packedRef
+
+func (p packedRefs) heads() map[string]string {
+	m := map[string]string{}
+	for _, r := range p {
+		if b, ok := strings.CutPrefix(r.name, refname.Heads); ok {
+			m[b] = r.id
+		}
+	}
+	return m
+}
+
+// peeledRefs reads branches and tags of the base.
+func (s *Store) peeledRefs(ctx context.Context, base string) (packedRefs, error) {
+	out, err := s.Git.Run(ctx, git.Cmd{GitDir: base, MaxOutput: 64 << 20,
+		Args: []string{"for-each-ref", "--format=%(objectname) %(*objectname) %(refname)", refname.Heads, "refs/tags/"}})
+	if err != nil {
+		return nil, err
+	}
+	var refs packedRefs
+	for line := range strings.Lines(string(out)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
+		if len(f) != 3 {
+			return nil, fmt.Errorf("git for-each-ref: unexpected line %.80q", line)
+		}
+		refs = append(refs, packedRef{id: f[0], peeled: f[1], name: f[2]})
+	}
+	return refs, nil
+}
+
+// view is the packed-refs file of a new task repository (format: git's refs/packed-backend.c;
+// sorted by name, annotated tags followed by "^" and what they point to).
+func view(refs packedRefs, branch, start string) []byte {
+	all := slices.Clone(refs)
+	for _, r := range refs {
+		if b, ok := strings.CutPrefix(r.name, refname.Heads); ok {
+			all = append(all, packedRef{name: "refs/upstream/heads/" + b, id: r.id}, packedRef{name: OfferedRefs + b, id: r.id})
+		}
+	}
+	if start != "" {
+		all = append(all, packedRef{name: refname.Heads + branch, id: start}, packedRef{name: StartRef, id: start})
+	}
+	slices.SortFunc(all, func(a, b packedRef) int { return strings.Compare(a.name, b.name) })
+	var out bytes.Buffer
+	out.WriteString("# pack-refs with: peeled fully-peeled sorted \n")
+	for _, r := range all {
+		fmt.Fprintf(&out, "%s %s\n", r.id, r.name)
+		if r.peeled != "" {
+			fmt.Fprintf(&out, "^%s\n", r.peeled)
+		}
+	}
+	return out.Bytes()
+}
+
+// DeleteTask removes a task's repository with everything that was pushed and not promoted. A
+// repository that is not there is no error.
+func (s *Store) DeleteTask(_ context.Context, project, id string) error {
+	if err := errors.Join(checkComponent(project), checkComponent(id)); err != nil {
+		return err
+	}
+	repo := s.Roots.GateTask(project, id)
+	gone := filepath.Join(filepath.Dir(repo), "."+id+".deleted")
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	// Renamed first: an interrupted removal must not look like a task.
+	if err := os.Rename(repo, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// Delete removes a project's whole gate.
+func (s *Store) Delete(ctx context.Context, project string) error {
+	unlock, err := s.Lock(ctx, project)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return os.RemoveAll(s.Roots.GateDir(project))
+}
+
+// Tasks lists the ids of a project's task repositories.
+func (s *Store) Tasks(project string) ([]string, error) {
+	if err := checkComponent(project); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(s.Roots.GateDir(project), "tasks"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var ids []string
+	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), ".git"); ok && id != "" && id[0] != '.' && e.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
+}
+
+// refreshTasks shows a changed base to the tasks that run: their next fetch sees it.
+func (s *Store) refreshTasks(ctx context.Context, project string, rep *Report) {
+	ids, err := s.Tasks(project)
+	if err != nil {
+		rep.Notes = append(rep.Notes, "tasks could not be listed: "+text.Line(err.Error(), 0))
+		return
+	}
+	base := s.Roots.GateBase(project)
+	refs, err := s.refs(ctx, base)
+	if err != nil {
+		rep.Notes = append(rep.Notes, "tasks were not told: "+text.Line(err.Error(), 0))
+		return
+	}
+	heads := refs.below(refname.Heads)
+	for _, id := range ids {
+		if err := s.refreshTask(ctx, s.Roots.GateTask(project, id), filepath.Join(base, "objects"), heads); err != nil {
+			rep.Notes = append(rep.Notes, fmt.Sprintf("task %s was not told: %s", id, text.Line(err.Error(), 0)))
+		}
+	}
+}
+
+// refreshTask moves the branches that the task has not touched to the base's new tips; its own
+// work stays.
+func (s *Store) refreshTask(ctx context.Context, repo, objects string, heads map[string]string) error {
+	if err := Verify(repo, objects); err != nil {
+		return err
+	}
+	refs, err := s.refs(ctx, repo, objects)
+	if err != nil {
+		return err
+	}
+	mine, offered, shown := refs.below(refname.Heads), refs.below(OfferedRefs), refs.below("refs/upstream/heads/")
+	all := maps.Clone(heads)
+	for b := range offered {
+		if _, ok := all[b]; !ok {
+			all[b] = ""
+		}
+	}
+	var changes [][]string
+	for _, b := range slices.Sorted(maps.Keys(all)) {
+		if all[b] == offered[b] {
+			continue
+		}
+		change := []string{moveLine(OfferedRefs+b, offered[b], all[b]), moveLine("refs/upstream/heads/"+b, shown[b], all[b])}
+		if mine[b] == offered[b] {
+			change = append(change, moveLine(refname.Heads+b, mine[b], all[b]))
+		}
+		changes = append(changes, change)
+	}
+	if s.updateRefs(ctx, repo, []string{objects}, slices.Concat(changes...)...) == nil {
+		return nil
+	}
+	// One name in the way (the task has feat/x, the base now feat) must not hide the others.
+	var errs []error
+	for _, change := range changes {
+		errs = append(errs, s.updateRefs(ctx, repo, []string{objects}, change...))
+	}
+	return errors.Join(errs...)
+}
+
+func moveLine(ref, old, new string) string {
+	switch {
+	case new == "" && old == "":
+		return "verify " + ref
+	case new == "":
+		return "delete " + ref + " " + old
+	case old == "":
+		return "create " + ref + " " + new
+	}
+	return "update " + ref + " " + new + " " + old
+}
