@@ -1,0 +1,343 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"terok/internal/audit"
+	"terok/internal/shield/policy"
+)
+
+const (
+	httpPort  = 80
+	tlsPort   = 443
+	maxClaims = 32 // distinct hosts on one kept-alive connection
+)
+
+// flow is one connection of the container from accept to its end.
+type flow struct {
+	client  *stream
+	name    string         // "" for a literal address
+	dst     netip.AddrPort // literal destination; synthetic when name is set
+	port    uint16
+	started time.Time
+	service bool // one of ours: never judged
+
+	up, down atomic.Uint64
+
+	mu       sync.Mutex
+	claims   []policy.Request // what it was allowed under: its own name, then second names
+	asked    bool             // somebody allowed this very connection
+	front    bool
+	dialled  netip.AddrPort
+	upstream *stream
+	dead     bool
+	why      string // reason of the cut
+}
+
+// key is what counters and events call the flow: its name, or the literal address.
+func (f *flow) key() string {
+	if f.name != "" {
+		return f.name
+	}
+	return f.dst.Addr().String()
+}
+
+func (f *flow) hostport() string { return net.JoinHostPort(f.key(), strconv.Itoa(int(f.port))) }
+
+func (f *flow) request() policy.Request {
+	r := policy.Request{Name: f.name, Port: f.port, Proto: "tcp"}
+	if f.name == "" {
+		r.Addr = f.dst.Addr()
+	}
+	return r
+}
+
+// event starts an event about the flow.
+func (f *flow) event(ev string) audit.Event {
+	e := audit.Event{Ev: ev, Actor: "workload", Name: f.name, Port: f.port, Proto: "tcp", NameSource: "dns"}
+	f.mu.Lock()
+	if f.dialled.IsValid() {
+		e.IP = f.dialled.Addr().String()
+	}
+	f.mu.Unlock()
+	if f.name == "" {
+		e.NameSource, e.IP = "none", f.dst.Addr().String()
+	}
+	return e
+}
+
+// cut resets both halves; what is still queued is thrown away, so that no byte follows a refusal.
+func (f *flow) cut(why string) {
+	f.mu.Lock()
+	if !f.dead {
+		f.dead, f.why = true, why
+	}
+	up := f.upstream
+	f.mu.Unlock()
+	f.client.reset()
+	if up != nil {
+		up.reset()
+	}
+}
+
+// join ties the upstream half to the flow; false when the flow was cut meanwhile.
+func (f *flow) join(up *stream, a netip.AddrPort) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dead {
+		return false
+	}
+	f.upstream, f.dialled = up, a
+	return true
+}
+
+// judge asks the policy about r for f. The claim is noted before the policy is read, so that a
+// Recheck that runs meanwhile sees it: either this call or the Recheck uses the new policy.
+func (p *Proxy) judge(f *flow, r policy.Request) policy.Decision {
+	f.mu.Lock()
+	known := false
+	for _, c := range f.claims {
+		known = known || c == r
+	}
+	if !known && len(f.claims) >= maxClaims {
+		f.mu.Unlock()
+		return policy.Decision{Reason: "too many hosts on one connection"}
+	}
+	if !known {
+		f.claims = append(f.claims, r)
+	}
+	f.mu.Unlock()
+	return p.decide(r)
+}
+
+func (p *Proxy) decide(r policy.Request) policy.Decision {
+	pol := p.cfg.Policy()
+	if pol == nil {
+		return policy.Decision{Reason: "no policy"}
+	}
+	r.Now = time.Now()
+	return pol.Decide(r)
+}
+
+// fronted reports whether the vault's front serves the flow. Quarantine closes the vault too.
+func (p *Proxy) fronted(f *flow) bool {
+	if p.cfg.Front == nil || f.name == "" {
+		return false
+	}
+	pol := p.cfg.Policy()
+	if pol == nil {
+		return false
+	}
+	switch pol.Options().Posture {
+	case policy.Up, policy.Down, policy.DownAll:
+		return p.cfg.Front.Routed(f.name, f.port)
+	}
+	return false
+}
+
+// rejudge returns why a live flow is refused by the policy of this moment, or "".
+func (p *Proxy) rejudge(f *flow) string {
+	f.mu.Lock()
+	claims, dialled, asked, front := f.claims, f.dialled, f.asked, f.front
+	f.mu.Unlock()
+	if f.service {
+		return ""
+	}
+	if front {
+		if !p.fronted(f) {
+			return "the vault no longer relays it"
+		}
+		return ""
+	}
+	for i, r := range claims {
+		d := p.decide(r)
+		if d.Verdict == policy.Deny || d.Verdict == policy.Ask && !(asked && i == 0) {
+			return "policy: " + d.Reason
+		}
+		if i == 0 && dialled.IsValid() {
+			if err := p.cfg.Policy().CheckDial(d, f.name, dialled.Addr(), f.port); err != nil {
+				return err.Error()
+			}
+		}
+	}
+	return ""
+}
+
+// add registers f, so that Recheck and Close reach it.
+func (p *Proxy) add(f *flow) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.flows[f] = struct{}{}
+	return true
+}
+
+func (p *Proxy) remove(f *flow) {
+	p.mu.Lock()
+	delete(p.flows, f)
+	p.mu.Unlock()
+}
+
+// handle owns c from accept to close.
+func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
+	client, err := newStream(c)
+	if err != nil {
+		c.Close()
+		return
+	}
+	f := &flow{client: client, started: time.Now()}
+	dst, err := p.cfg.OriginalDst(c)
+	if err != nil || !dst.IsValid() {
+		p.unknown(f, "no original destination")
+		return
+	}
+	addr := dst.Addr().Unmap().WithZone("")
+	f.dst, f.port = netip.AddrPortFrom(addr, dst.Port()), dst.Port()
+	service := p.cfg.Services[f.dst]
+	f.service = service != nil
+	if !p.add(f) {
+		client.reset()
+		return
+	}
+	defer p.remove(f)
+	defer client.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { f.cut("shutdown") })
+	defer stop()
+
+	if service != nil {
+		if !p.slots.services.take() {
+			p.overLimit(f, "service connections")
+			return
+		}
+		defer p.slots.services.give()
+		service.ServeConn(ctx, c)
+		return
+	}
+	switch {
+	case addr.IsLoopback(), addr.IsUnspecified(), f.port == 0, p.ours(addr):
+		p.unknown(f, "destination is ours, loopback or zero")
+		return
+	case p.cfg.Range.IsValid() && p.cfg.Range.Contains(addr):
+		name, ok := p.cfg.Names(addr)
+		if !ok || name == "" {
+			p.unknown(f, "synthetic address that was never handed out")
+			return
+		}
+		f.name = name
+	}
+	p.proceed(ctx, f)
+}
+
+func (p *Proxy) ours(a netip.Addr) bool {
+	if p.own[a] {
+		return true
+	}
+	for _, n := range p.cfg.Own {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// proceed decides about a flow whose destination is known, and serves it.
+func (p *Proxy) proceed(ctx context.Context, f *flow) {
+	if p.fronted(f) {
+		f.mu.Lock()
+		f.front = true
+		f.mu.Unlock()
+		if !p.fronted(f) { // withdrawn while the flow was not marked yet
+			f.cut("the vault no longer relays it")
+			return
+		}
+		if !p.slots.open.take() {
+			p.overLimit(f, "open connections")
+			return
+		}
+		defer p.slots.open.give()
+		p.allowed(f, policy.Decision{Verdict: policy.Allow, Reason: "relayed by the vault"})
+		defer p.ended(f)
+		p.cfg.Front.ServeConn(ctx, &counted{Conn: f.client.TCPConn, p: p, f: f}, f.name, f.port)
+		return
+	}
+	d := p.judge(f, f.request())
+	if d.Verdict == policy.Ask && p.cfg.Ask != nil {
+		if !p.slots.held.take() {
+			p.overLimit(f, "held connections")
+			return
+		}
+		ok := p.cfg.Ask(ctx, f.request())
+		p.slots.held.give()
+		if ok {
+			if d = p.decide(f.request()); d.Verdict == policy.Ask { // allowed once, by no rule
+				f.mu.Lock()
+				f.asked = true
+				f.mu.Unlock()
+				d.Verdict, d.Reason = policy.Allow, "allowed once"
+			}
+		}
+	}
+	if d.Verdict != policy.Allow {
+		p.deny(f, d)
+		return
+	}
+	if !p.slots.open.take() {
+		p.overLimit(f, "open connections")
+		return
+	}
+	defer p.slots.open.give()
+	defer p.ended(f)
+	switch {
+	case d.Raw || p.cfg.Verify == Off:
+		p.serveOpaque(ctx, f, d, false)
+	case f.port == httpPort:
+		p.serveHTTP(ctx, f, d)
+	case f.port == tlsPort:
+		p.serveTLS(ctx, f, d)
+	default:
+		p.serveOpaque(ctx, f, d, true)
+	}
+}
+
+// counted counts the bytes of a connection that the front serves. It hides ReadFrom and WriteTo of
+// the TCP connection, which would pass the counters.
+type counted struct {
+	net.Conn
+	p *Proxy
+	f *flow
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.p.countUp(c.f, n)
+	return n, err
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.p.countDown(c.f, n)
+	return n, err
+}
+
+// CloseWrite sends the end of our side and keeps reading.
+func (c *counted) CloseWrite() error { return c.f.client.CloseWrite() }
+
+func (p *Proxy) countUp(f *flow, n int) {
+	f.up.Add(uint64(n))
+	p.tally.up.Add(uint64(n))
+}
+
+func (p *Proxy) countDown(f *flow, n int) {
+	f.down.Add(uint64(n))
+	p.tally.down.Add(uint64(n))
+}
