@@ -1,5 +1,15 @@
 // Package audit is the one ledger: hash-chained JSON Lines, one file per task written by its
 // supervisor and one per user for host actions. Logs, events and receipts are filters of it.
+//
+// Each line carries the SHA-256 of the line before it, so a line that was changed, removed or
+// slipped in shows (Verify). What a chain alone cannot show is that lines are missing at its end:
+// whoever needs that keeps the head and the count elsewhere, as receipts do.
+//
+// A ledger has one writer, held by a lock. A line is at most 4 KiB; longer values are cut, never
+// the line. The file is rotated at 10 MiB into path.1.gz … path.5.gz and the chain goes on.
+// A torn last line, left by kill -9 or a power cut, is cut off at the next Open and that is
+// recorded. Recording never blocks the caller and never fails it: what does not fit into the
+// queue or onto the disk is counted, and the count becomes an event as soon as one can be written.
 package audit
 
 import "time"
@@ -42,6 +52,17 @@ type Event struct {
 
 	Prev string `json:"prev"` // hex SHA-256 of the previous line without its newline; 64 zeros for the first
 }
+
+// Schema is the version of the lines that this program writes.
+const Schema = 1
+
+// Events of the ledger about itself.
+const (
+	EvRepaired  = "ledger_repaired"  // a torn last line was cut off; Detail: bytes
+	EvRestarted = "ledger_restarted" // the chain could not be continued; Detail: kept, the damaged file
+	EvLost      = "events_lost"      // Count events could not be written
+	EvGap       = "gap"              // never written: Count events were dropped for a slow subscriber
+)
 
 // Recorder takes events; the ledger fills in V, Seq, TS and Prev. It never blocks for long and
 // never fails the caller: what cannot be written is counted and reported by the ledger's owner.

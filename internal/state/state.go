@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -161,6 +162,18 @@ func Lock(path string) (unlock func(), err error) { return lock(path, unix.LOCK_
 // TryLock is Lock that does not wait: it fails with ErrLocked.
 func TryLock(path string) (unlock func(), err error) {
 	return lock(path, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// LockFor is Lock that gives up with ErrLocked after wait.
+func LockFor(path string, wait time.Duration) (unlock func(), err error) {
+	deadline := time.Now().Add(wait)
+	for {
+		unlock, err = TryLock(path)
+		if !errors.Is(err, ErrLocked) || time.Now().After(deadline) {
+			return unlock, err
+		}
+		time.Sleep(2 * time.Millisecond) // flock(2) has no timeout
+	}
 }
 
 func lock(path string, how int) (func(), error) {
