@@ -1,0 +1,273 @@
+package front
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// refusal is an answer that the front gives itself.
+type refusal struct {
+	status  int
+	code    string // X-Terok-Broker, and the ledger's reason
+	message string // for the model or person that reads it
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(status int, code, message string) *refusal { return &refusal{status, code, message} }
+
+// refusalOf turns what an inspector or reader of the request's body said into an answer.
+func refusalOf(err error) *refusal {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r
+	}
+	if f, ok := errors.AsType[*finding](err); ok {
+		return refuse(http.StatusForbidden, f.code, f.message)
+	}
+	if errors.Is(err, errJSON) {
+		return refuse(http.StatusBadRequest, "bad_body", errJSON.Error())
+	}
+	return nil
+}
+
+var errTooLarge = refuse(http.StatusRequestEntityTooLarge, "too_large", "the request body is larger than the vault relays")
+
+// prepareBody judges the body of r and returns what to send upstream instead: the whole of it,
+// judged, when it is small, else a reader that judges as it goes. A nil body is none. length is
+// -1 when it is not known. again makes the body anew for a retry, or is nil.
+func (f *Front) prepareBody(r *http.Request, rt *route) (body io.ReadCloser, length int64, again func() (io.ReadCloser, error), err error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil, 0, nil, nil
+	}
+	if r.ContentLength > f.cfg.Limits.Body {
+		return nil, 0, nil, errTooLarge
+	}
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, 0, nil, refuse(http.StatusUnsupportedMediaType, "bad_body", "the vault reads request bodies: send this one without Content-Encoding")
+	}
+	kind, err := bodyKind(r.Header)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	head, whole, err := f.readHead(r)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	if len(head) == 0 {
+		return nil, 0, nil, nil
+	}
+	if kind == bodyForm { // curl -d sends JSON under this type
+		if c := bytes.TrimLeft(head, " \t\r\n"); len(c) > 0 && (c[0] == '{' || c[0] == '[') {
+			kind = bodyJSON
+		}
+	}
+	if kind == bodyForm {
+		if !whole {
+			return nil, 0, nil, errTooLarge
+		}
+		if err := inspectForm(string(head)); err != nil {
+			return nil, 0, nil, err
+		}
+	} else {
+		in := inspectors.Get().(*jsonInspector)
+		in.reset(rt.ServerFetch)
+		if err := in.write(head); err != nil {
+			return nil, 0, nil, err
+		}
+		if !whole {
+			left := http.MaxBytesReader(nil, r.Body, f.cfg.Limits.Body-int64(len(head)))
+			rest := newJudgedReader(head, left, in)
+			return rest, r.ContentLength, nil, nil
+		}
+		err := in.close()
+		inspectors.Put(in)
+		if err != nil {
+			return nil, 0, nil, err
+		}
+	}
+	again = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(head)), nil }
+	body, _ = again()
+	return body, int64(len(head)), again, nil
+}
+
+// inspectors keeps the small buffers of finished inspections.
+var inspectors = sync.Pool{New: func() any { return &jsonInspector{} }}
+
+func (in *jsonInspector) reset(fetch bool) {
+	*in = jsonInspector{fetch: fetch, stack: in.stack[:0], str: in.str[:0]}
+}
+
+// readHead reads up to Limits.Inspect bytes and reports whether that is the whole body.
+func (f *Front) readHead(r *http.Request) ([]byte, bool, error) {
+	limit := f.cfg.Limits.Inspect
+	if n := r.ContentLength; n > 0 && n <= limit {
+		head := make([]byte, n)
+		if _, err := io.ReadFull(r.Body, head); err != nil {
+			return nil, false, refuse(http.StatusBadRequest, "bad_body", "the request body ended early")
+		}
+		return head, true, nil
+	}
+	var buf bytes.Buffer
+	n, err := io.Copy(&buf, io.LimitReader(r.Body, limit))
+	if err != nil {
+		return nil, false, refuse(http.StatusBadRequest, "bad_body", "the request body ended early")
+	}
+	return buf.Bytes(), n < limit, nil
+}
+
+type kindOfBody uint8
+
+const (
+	bodyJSON kindOfBody = iota
+	bodyForm
+)
+
+// bodyKind says how to read a body. Everything that cannot be read is refused, because what it
+// carries could not be judged. A body without a type is read as JSON.
+func bodyKind(h http.Header) (kindOfBody, error) {
+	types := h["Content-Type"]
+	if len(types) == 0 {
+		return bodyJSON, nil
+	}
+	t, params, err := mime.ParseMediaType(types[0])
+	if err == nil && len(types) == 1 {
+		if cs := params["charset"]; cs == "" || strings.EqualFold(cs, "utf-8") {
+			switch {
+			case t == "application/json", strings.HasSuffix(t, "+json"):
+				return bodyJSON, nil
+			case t == "application/x-www-form-urlencoded":
+				return bodyForm, nil
+			}
+		}
+	}
+	return 0, refuse(http.StatusUnsupportedMediaType, "bad_body", "the vault relays JSON and form bodies only")
+}
+
+// inspectForm refuses a form that carries a credential.
+func inspectForm(body string) error {
+	if hasCredentialParam(body) {
+		return &finding{"foreign_credential", "the form carries a credential of its own"}
+	}
+	return nil
+}
+
+// hasCredentialParam reports whether a query or form names a credential, or cannot be read.
+func hasCredentialParam(raw string) bool {
+	if raw == "" {
+		return false
+	}
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return true
+	}
+	for name := range values {
+		if n := foldName(name); credentialNames[n] || weakNames[n] {
+			return true
+		}
+	}
+	return false
+}
+
+// judgedReader sends the judged head and then judges the rest while it is read. One byte stays
+// behind until the whole document was found good, so a provider never gets a complete document
+// that was refused.
+type judgedReader struct {
+	ready []byte // judged, to be sent before anything else
+	held  bool
+	last  byte // the byte that stays behind, when held
+	rest  io.ReadCloser
+	in    *jsonInspector
+	err   error // why the body ended; io.EOF when it was good
+}
+
+func newJudgedReader(head []byte, rest io.ReadCloser, in *jsonInspector) *judgedReader {
+	n := len(head) - 1
+	return &judgedReader{ready: head[:n], held: true, last: head[n], rest: rest, in: in}
+}
+
+func (j *judgedReader) Read(p []byte) (int, error) {
+	for {
+		if len(j.ready) > 0 || len(p) == 0 {
+			n := copy(p, j.ready)
+			j.ready = j.ready[n:]
+			return n, nil
+		}
+		if j.err != nil {
+			return 0, j.err
+		}
+		if len(p) >= 2 {
+			if n := j.fill(p); n > 0 {
+				return n, nil
+			}
+			continue
+		}
+		small := make([]byte, 64)
+		j.ready = small[:j.fill(small)]
+	}
+}
+
+// fill reads into p and returns how many bytes may go out; when the body has ended, err says how.
+func (j *judgedReader) fill(p []byte) int {
+	from := 0
+	if j.held {
+		p[0], from = j.last, 1
+	}
+	n, err := j.rest.Read(p[from:])
+	total := from + n
+	if ierr := j.in.write(p[from:total]); ierr != nil {
+		j.err = ierr
+		return 0
+	}
+	switch {
+	case err == io.EOF:
+		if j.err = j.in.close(); j.err != nil {
+			return 0
+		}
+		j.err = io.EOF
+		j.held = false
+		return total
+	case err != nil:
+		j.err = err
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			j.err = errTooLarge
+		}
+		return 0
+	case total == 0:
+		return 0
+	}
+	j.held, j.last = true, p[total-1]
+	return total - 1
+}
+
+func (j *judgedReader) Close() error { return j.rest.Close() }
+
+// countedBody counts what is read of a body on its way upstream and remembers why it failed.
+// The transport may still read it after RoundTrip returned.
+type countedBody struct {
+	io.ReadCloser
+	n   atomic.Int64
+	err atomic.Pointer[error]
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	if err != nil && err != io.EOF {
+		c.err.Store(&err)
+	}
+	return n, err
+}
+
+func (c *countedBody) failure() error {
+	if err := c.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+package front
+
+import (
+	"errors"
+	"strings"
+)
+
+// maxDepth bounds the nesting of a JSON body; providers themselves stop at less.
+const maxDepth = 128
+
+// captured is how many bytes of a key or string value are kept to be looked at.
+const captured = 64
+
+// finding is why a body is refused.
+type finding struct {
+	code    string // foreign_credential or server_fetch
+	message string
+}
+
+func (f *finding) Error() string { return f.message }
+
+var errJSON = errors.New("the body is not JSON that can be inspected")
+
+// jsonInspector reads a JSON document as it streams by, in any chunks, without keeping it, and
+// reports what must not reach a provider: credentials in members whose names say so, and
+// constructs that make the provider itself fetch a URL.
+//
+// It must see what the provider's parser sees. So it unescapes names, looks at every duplicate of
+// a member, and refuses what is not plain JSON in UTF-8 (byte order marks, UTF-16, comments, text
+// after the document). What a tool call's input or a tool's schema holds is the model's and the
+// agent's own data, which no provider acts on; there, nothing is judged.
+type jsonInspector struct {
+	fetch bool // server fetch is allowed
+
+	state  uint8
+	stack  []frame
+	str    []byte // captured start of the current string, unescaped
+	strLen int    // its length in bytes; may be more than was captured
+	isKey  bool
+	esc    uint8 // 0, 1 after a backslash, 2..5 hex digits wanted
+	hex    uint32
+	key    string // name of the member whose value is next, folded
+}
+
+type frame struct {
+	object bool
+	opaque bool
+	name   string // folded name of the member it is the value of; elements of an array inherit it
+}
+
+const (
+	wantValue uint8 = iota
+	wantFirstValue
+	wantFirstKey
+	wantKey
+	wantColon
+	wantComma
+	inString
+	inScalar
+	wantEnd
+)
+
+// write judges the next bytes of the document. It fails with a *finding or errJSON.
+func (in *jsonInspector) write(p []byte) error {
+	for i := 0; i < len(p); {
+		if in.state == inString {
+			n, err := in.string(p[i:])
+			if err != nil {
+				return err
+			}
+			i += n
+			continue
+		}
+		c := p[i]
+		if in.state == inScalar {
+			if isScalar(c) {
+				i++
+				continue
+			}
+			in.state = in.after()
+		}
+		i++
+		if c == ' ' || c == '\t' || c == '\n' || c == '\r' {
+			continue
+		}
+		if err := in.token(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close fails unless the document is complete.
+func (in *jsonInspector) close() error {
+	if in.state == inScalar {
+		in.state = in.after()
+	}
+	if in.state != wantEnd {
+		return errJSON
+	}
+	return nil
+}
+
+func isScalar(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '-' || c == '+'
+}
+
+// after is the state when a value is complete.
+func (in *jsonInspector) after() uint8 {
+	if len(in.stack) == 0 {
+		return wantEnd
+	}
+	return wantComma
+}
+
+func (in *jsonInspector) top() *frame { return &in.stack[len(in.stack)-1] }
+
+func (in *jsonInspector) token(c byte) error {
+	switch in.state {
+	case wantFirstKey, wantKey:
+		switch {
+		case c == '"':
+			in.begin(true)
+			return nil
+		case c == '}' && in.state == wantFirstKey:
+			in.pop()
+			return nil
+		}
+	case wantColon:
+		if c == ':' {
+			in.state = wantValue
+			return nil
+		}
+	case wantComma:
+		f := in.top()
+		switch {
+		case c == ',' && f.object:
+			in.state = wantKey
+			return nil
+		case c == ',':
+			in.state = wantValue
+			return nil
+		case c == '}' && f.object, c == ']' && !f.object:
+			in.pop()
+			return nil
+		}
+	case wantFirstValue, wantValue:
+		if c == ']' && in.state == wantFirstValue {
+			in.pop()
+			return nil
+		}
+		return in.value(c)
+	}
+	return errJSON
+}
+
+func (in *jsonInspector) value(c byte) error {
+	name, opaque := in.key, false
+	if n := len(in.stack); n > 0 {
+		f := in.top()
+		opaque = f.opaque
+		if !f.object {
+			name = f.name
+		} else if opaqueMember(f.name, name) {
+			opaque = true
+		}
+		if !opaque && !in.fetch && f.name == "mcpservers" {
+			return &finding{"server_fetch", "mcp_servers makes the provider call a server"}
+		}
+	}
+	switch {
+	case c == '{' || c == '[':
+		if len(in.stack) == maxDepth {
+			return errJSON
+		}
+		in.stack = append(in.stack, frame{object: c == '{', opaque: opaque, name: name})
+		in.state = wantFirstValue
+		if c == '{' {
+			in.state = wantFirstKey
+		}
+	case c == '"':
+		in.begin(false)
+	case c == '-' || c >= '0' && c <= '9' || c == 't' || c == 'f' || c == 'n':
+		in.state = inScalar
+	default:
+		return errJSON
+	}
+	return nil
+}
+
+func (in *jsonInspector) pop() {
+	in.stack = in.stack[:len(in.stack)-1]
+	in.state = in.after()
+}
+
+func (in *jsonInspector) begin(key bool) {
+	in.state, in.isKey, in.str, in.strLen, in.esc = inString, key, in.str[:0], 0, 0
+}
+
+// string reads on inside a string and returns how many bytes it took.
+func (in *jsonInspector) string(p []byte) (int, error) {
+	for i, c := range p {
+		switch {
+		case in.esc == 1:
+			in.esc = 0
+			switch c {
+			case '"', '\\', '/':
+				in.add(c)
+			case 'b', 'f', 'n', 'r', 't':
+				in.add(' ')
+			case 'u':
+				in.esc, in.hex = 2, 0
+			default:
+				return 0, errJSON
+			}
+		case in.esc > 1:
+			d, ok := unhex(c)
+			if !ok {
+				return 0, errJSON
+			}
+			in.hex = in.hex<<4 | d
+			if in.esc++; in.esc == 6 {
+				in.esc = 0
+				if in.hex < 0x80 {
+					in.add(byte(in.hex))
+				} else {
+					in.add(0xff) // in no name that we look for
+				}
+			}
+		case c == '"':
+			return i + 1, in.ended()
+		case c == '\\':
+			in.esc = 1
+		case c < 0x20:
+			return 0, errJSON
+		default:
+			in.add(c)
+		}
+	}
+	return len(p), nil
+}
+
+func (in *jsonInspector) add(c byte) {
+	in.strLen++
+	if len(in.str) < captured {
+		in.str = append(in.str, c)
+	}
+}
+
+func unhex(c byte) (uint32, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return uint32(c - '0'), true
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return uint32(c|0x20-'a') + 10, true
+	}
+	return 0, false
+}
+
+// ended judges a string that is complete.
+func (in *jsonInspector) ended() error {
+	if in.isKey {
+		in.state = wantColon
+		in.key = ""
+		if in.strLen <= captured {
+			in.key = foldName(in.str)
+		}
+		return nil
+	}
+	in.state = in.after()
+	if len(in.stack) == 0 {
+		return nil
+	}
+	f := in.top()
+	key := in.key
+	if !f.object {
+		key = f.name
+	}
+	if f.opaque || opaqueMember(f.name, key) && f.object {
+		return nil
+	}
+	if in.strLen > 0 && (credentialNames[key] || len(in.stack) == 1 && f.object && weakNames[key]) {
+		return &finding{"foreign_credential", "the body carries a credential of its own"}
+	}
+	if in.fetch {
+		return nil
+	}
+	switch {
+	case key == "type" && (f.name == "source" && string(in.str) == "url" || fetchingType(string(in.str))),
+		key == "url" && f.name == "source",
+		key == "mcpservers", key == "serverurl", key == "fileurl",
+		(key == "imageurl" || key == "url" && f.name == "imageurl") && !hasPrefixFold(in.str, "data:"):
+		return &finding{"server_fetch", "the body makes the provider fetch a URL"}
+	}
+	return nil
+}
+
+// fetchingType reports whether a tool or content block of this type makes the provider fetch.
+func fetchingType(t string) bool {
+	return strings.HasPrefix(t, "web_fetch") || t == "mcp" || t == "mcp_toolset"
+}
+
+func hasPrefixFold(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && strings.EqualFold(string(b[:len(prefix)]), prefix)
+}
+
+// opaqueMember reports whether the member key of an object that is the value of name holds data
+// that providers pass on without acting on it: input of a tool call, schemas and examples.
+func opaqueMember(name, key string) bool {
+	switch key {
+	case "input":
+		return name == "content"
+	case "inputschema", "inputexamples":
+		return name == "tools"
+	case "schema":
+		return name == "format" || name == "outputformat" || name == "jsonschema"
+	}
+	return false
+}

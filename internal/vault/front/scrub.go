@@ -1,0 +1,173 @@
+package front
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Bounds of a secret in bytes. A shorter one would be found in ordinary text by the scrubber.
+const (
+	minSecret = 12
+	maxSecret = 8 << 10
+)
+
+// scrubber finds a secret in what a provider sends, raw or in the encodings in which servers echo
+// things, and overwrites it with as many "x". It is immutable; scrubStream is its state for one
+// body.
+type scrubber struct {
+	needles [][]byte
+	first   [256]bool // bytes that start a needle
+	longest int
+}
+
+func newScrubber(secret []byte) *scrubber {
+	s := &scrubber{}
+	add := func(n []byte) {
+		for _, have := range s.needles {
+			if bytes.Equal(have, n) {
+				return
+			}
+		}
+		s.needles = append(s.needles, n)
+		s.first[n[0]] = true
+		s.longest = max(s.longest, len(n))
+	}
+	add(bytes.Clone(secret))
+	for shift := range 3 {
+		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			add(base64Core(enc, secret, shift))
+		}
+	}
+	h := hex.EncodeToString(secret)
+	add([]byte(h))
+	add([]byte(strings.ToUpper(h)))
+	q := url.QueryEscape(string(secret))
+	add([]byte(q))
+	add([]byte(lowerEscapes(q)))
+	if j, err := json.Marshal(string(secret)); err == nil {
+		add(j[1 : len(j)-1])
+	}
+	return s
+}
+
+// base64Core returns the characters of a base64 text that depend on secret alone when shift bytes
+// of something else stand before it in the encoded bytes.
+func base64Core(enc *base64.Encoding, secret []byte, shift int) []byte {
+	text := enc.EncodeToString(append(make([]byte, shift), secret...))
+	from := (shift*8 + 5) / 6
+	to := (shift + len(secret)) * 8 / 6
+	return []byte(text[from:to])
+}
+
+// lowerEscapes writes %2B as %2b.
+func lowerEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
+		}
+	}
+	return string(b)
+}
+
+// mask overwrites every needle in b and reports whether there was one.
+func (s *scrubber) mask(b []byte) bool {
+	found := false
+	for _, n := range s.needles {
+		for rest := b; ; {
+			i := bytes.Index(rest, n)
+			if i < 0 {
+				break
+			}
+			found = true
+			for j := range n {
+				rest[i+j] = 'x'
+			}
+			rest = rest[i+len(n):]
+		}
+	}
+	return found
+}
+
+// pending is the length of the longest end of b that could become a needle with more bytes.
+func (s *scrubber) pending(b []byte) int {
+	start := max(0, len(b)-s.longest+1)
+	for i := start; i < len(b); i++ {
+		if !s.first[b[i]] {
+			continue
+		}
+		tail := b[i:]
+		for _, n := range s.needles {
+			if len(tail) < len(n) && bytes.HasPrefix(n, tail) {
+				return len(tail)
+			}
+		}
+	}
+	return 0
+}
+
+// header masks every value of h in place.
+func (s *scrubber) header(h http.Header) bool {
+	found := false
+	for key, values := range h {
+		name := []byte(key)
+		if s.mask(name) || containsFold(s, key) {
+			delete(h, key) // a secret as the name of a header
+			found = true
+			continue
+		}
+		for i, v := range values {
+			if len(v) < minSecret {
+				continue
+			}
+			b := []byte(v)
+			if s.mask(b) {
+				values[i] = string(b)
+				found = true
+			}
+		}
+	}
+	return found
+}
+
+// containsFold looks for the raw secret in a header name, whose case HTTP libraries change.
+func containsFold(s *scrubber, key string) bool {
+	return len(key) >= minSecret && strings.Contains(strings.ToLower(key), strings.ToLower(string(s.needles[0])))
+}
+
+// scrubStream is a scrubber on one body. Bytes are held back only while they could be the start
+// of a needle, so an event stream passes without delay.
+type scrubStream struct {
+	*scrubber
+	buf   []byte // held back bytes, then what was just read
+	held  int
+	found bool
+}
+
+// next takes n bytes that were read into room() and returns what may go out; the result is valid
+// until the next call of room. At the end of the body last is true and nothing is held back.
+func (st *scrubStream) next(n int, last bool) []byte {
+	b := st.buf[:st.held+n]
+	if st.mask(b) {
+		st.found = true
+	}
+	keep := 0
+	if !last {
+		keep = st.pending(b)
+	}
+	st.held = keep
+	return b[:len(b)-keep]
+}
+
+// room returns where to read the next bytes of the body. It moves what is held back to the start.
+func (st *scrubStream) room(out int) []byte {
+	if out > 0 {
+		copy(st.buf, st.buf[out:out+st.held])
+	}
+	return st.buf[st.held:]
+}

@@ -1,0 +1,213 @@
+package front
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Front relays connections to routed hosts. Make it with New, end it with Close.
+type Front struct {
+	cfg      Config
+	routes   map[target]*route
+	server   *http.Server
+	conns    *handover
+	serving  sync.WaitGroup
+	requests atomic.Int64 // being served
+}
+
+type target struct {
+	name string
+	port uint16
+}
+
+// New checks cfg and starts the front's server; connections come through ServeConn.
+func New(cfg Config) (*Front, error) {
+	switch {
+	case cfg.Authority == nil, cfg.Credentials == nil, cfg.Dial == nil, cfg.Record == nil:
+		return nil, errors.New("front: incomplete configuration")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	setDefault(&cfg.Limits.Concurrent, 64)
+	setDefault(&cfg.Limits.Body, 128<<20)
+	setDefault(&cfg.Limits.Inspect, 1<<20)
+	setDefault(&cfg.Limits.Connection, 256)
+	f := &Front{cfg: cfg, routes: map[target]*route{}, conns: newHandover()}
+	for _, r := range cfg.Routes {
+		rt, err := f.newRoute(r)
+		if err != nil {
+			f.closeRoutes()
+			return nil, fmt.Errorf("route %s: %w", r.Provider, err)
+		}
+		key := target{rt.Host, rt.Port}
+		if f.routes[key] != nil {
+			f.closeRoutes()
+			return nil, fmt.Errorf("two routes for %s:%d", rt.Host, rt.Port)
+		}
+		f.routes[key] = rt
+	}
+	f.server = &http.Server{
+		Handler:           f,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       75 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0), // its lines quote what the container sent
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, routeKey{}, c.(*tls.Conn).NetConn().(*clientConn).route)
+		},
+	}
+	f.serving.Add(1)
+	go func() {
+		defer f.serving.Done()
+		_ = f.server.Serve(f.conns) // ends with Close
+	}()
+	return f, nil
+}
+
+func setDefault[T int | int64](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// Close ends every connection and the server.
+func (f *Front) Close() error {
+	f.conns.Close()
+	err := f.server.Close()
+	f.serving.Wait()
+	f.closeRoutes()
+	return err
+}
+
+func (f *Front) closeRoutes() {
+	for _, r := range f.routes {
+		r.transport.CloseIdleConnections()
+	}
+}
+
+// Routed reports whether connections to name and port belong to the front. Name is a lower-case
+// A-label name without trailing dot.
+func (f *Front) Routed(name string, port uint16) bool { return f.routes[target{name, port}] != nil }
+
+// ServeConn serves a connection that the container opened to name and port, and returns when it
+// has ended; c is closed then. When ctx ends the connection is cut. A connection that is not
+// routed, or is one too many, is closed at once.
+func (f *Front) ServeConn(ctx context.Context, c net.Conn, name string, port uint16) {
+	r := f.routes[target{name, port}]
+	if r == nil {
+		c.Close()
+		return
+	}
+	cc := &clientConn{Conn: c, route: r, ended: make(chan struct{})}
+	defer cc.Close()
+	stop := context.AfterFunc(ctx, func() { cc.Close() })
+	defer stop()
+	if !f.conns.give(ctx, tls.Server(cc, r.tls), f.cfg.Limits.Connection) {
+		return
+	}
+	<-cc.ended
+	f.conns.done()
+}
+
+type routeKey struct{}
+
+// clientConn is a connection whose end ServeConn can wait for.
+type clientConn struct {
+	net.Conn
+	route *route
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (c *clientConn) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		err = c.Conn.Close()
+		close(c.ended)
+	})
+	return err
+}
+
+// handover is the listener through which ServeConn gives connections to http.Server.
+type handover struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	open   atomic.Int64
+}
+
+func newHandover() *handover {
+	return &handover{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (h *handover) give(ctx context.Context, c net.Conn, limit int) bool {
+	if h.open.Add(1) > int64(limit) {
+		h.open.Add(-1)
+		return false
+	}
+	select {
+	case h.conns <- c:
+		return true
+	case <-h.closed:
+	case <-ctx.Done():
+	}
+	h.open.Add(-1)
+	return false
+}
+
+func (h *handover) done() { h.open.Add(-1) }
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+func (h *handover) Addr() net.Addr { return addr{} }
+
+type addr struct{}
+
+func (addr) Network() string { return "front" }
+func (addr) String() string  { return "front" }
+
+// serverTLS is the configuration for exactly one name. Each name has its own, so a session ticket
+// of one host resumes nothing at another, and GetConfigForClient, unlike GetCertificate, is asked
+// for resumed sessions too.
+func (f *Front) serverTLS(host string) (*tls.Config, error) {
+	leaf, err := f.cfg.Authority.leaf(host, f.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{*leaf},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"h2", "http/1.1"},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if hello.ServerName != host {
+				return nil, errors.New("SNI is not the name of the connection")
+			}
+			return nil, nil
+		},
+	}, nil
+}
+
+func portString(p uint16) string { return strconv.Itoa(int(p)) }
