@@ -26,9 +26,9 @@ type Upstream interface {
 
 // Bounds of one exchange with the host's resolvers.
 const (
-	upstreamTotal = 4 * time.Second
-	upstreamSize  = 1232 // EDNS0 size, bytes: no fragments (DNS flag day 2020)
-	maxServers    = 3    // as resolv.conf(5)
+	upstreamTotal = 3500 * time.Millisecond // SERVFAIL within 4 s, before clients give up at 5
+	upstreamSize  = 1232                    // EDNS0 size, bytes: no fragments (DNS flag day 2020)
+	maxServers    = 3                       // as resolv.conf(5)
 	maxConf       = 64 << 10
 )
 
@@ -61,7 +61,7 @@ func stampOf(path string) fileStamp {
 func SystemUpstream(resolvConf string) *System { return &System{path: resolvConf} }
 
 // Exchange sends a query made from q's question and returns the answer: UDP from a new port with
-// a random id, TCP where the answer was truncated; every server twice; at most 4 s in all.
+// a random id, TCP where the answer was truncated; every server twice; at most 3.5 s in all.
 func (s *System) Exchange(ctx context.Context, q *mdns.Msg) (*mdns.Msg, error) {
 	if len(q.Question) != 1 {
 		return nil, errors.New("dns: a query has one question")

@@ -35,7 +35,7 @@ func (e *DialError) Error() string {
 func (p *Policy) CheckDial(d Decision, name string, a netip.Addr, port uint16) error {
 	refuse := func(m string) error { return &DialError{a, RangeDenied, m} }
 	switch {
-	case p.index == nil || !p.lowered() && p.opt.Posture != Up:
+	case p.Posture() == Quarantine:
 		return refuse(reasonQuarantine)
 	case d.Verdict != Allow:
 		return refuse("the connection was not allowed")

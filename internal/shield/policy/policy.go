@@ -37,6 +37,14 @@ func (p *Policy) Options() Options {
 	return o
 }
 
+// Posture returns the posture that holds: Quarantine for everything that is not a known one.
+func (p *Policy) Posture() Posture {
+	if p.index == nil || !p.lowered() && p.opt.Posture != Up {
+		return Quarantine
+	}
+	return p.opt.Posture
+}
+
 // Rules returns the rules in order of tiers, those of one tier in the order given to New.
 func (p *Policy) Rules() []Rule {
 	if p.index == nil {
@@ -85,7 +93,7 @@ func (p *Policy) Decide(r Request) Decision {
 	d := Decision{Tier: Default, now: r.Now, proto: r.Proto}
 	proto := protoBit(r.Proto)
 	switch {
-	case p.index == nil || !p.lowered() && p.opt.Posture != Up:
+	case p.Posture() == Quarantine:
 		d.Reason = reasonQuarantine
 		return d
 	case proto == 0 || r.Port == 0 || r.Name == "" && !r.Addr.IsValid():
@@ -147,7 +155,7 @@ func (p *Policy) byDefault(r Request, proto uint8) (Verdict, string) {
 // Listed means that a connection to some port of the name would be allowed now, so that asking
 // upstream tells nobody more than the connection would.
 func (p *Policy) Name(name string, now time.Time) NameClass {
-	if p.index == nil || !p.lowered() && p.opt.Posture != Up || !validName(name) {
+	if p.Posture() == Quarantine || !validName(name) {
 		return Refused
 	}
 	if name == HostName {
@@ -185,3 +193,17 @@ func unroutable(name string) bool {
 
 // posturePorts are the TCP ports that a lowered posture opens.
 var posturePorts = allPorts.minus(ports{{53, 53}, {853, 853}})
+
+// Exact tells whether a live allow rule of any tier names this very name, not a wildcard. Such a
+// name carries no message of the container's choosing.
+func (p *Policy) Exact(name string, now time.Time) bool {
+	if p.index == nil {
+		return false
+	}
+	for _, e := range p.index.exact[name] {
+		if e.rule.parsed.allow && e.rule.Live(now) {
+			return true
+		}
+	}
+	return false
+}
