@@ -93,7 +93,10 @@ to your upstream but through your review.`,
 }
 
 // commands lists the constructors of the top-level commands, in the order of the help text.
-var commands = []func(*env) *cobra.Command{}
+var commands = []func(*env) *cobra.Command{
+	newImageCmd,
+	newAgentsCmd,
+}
 
 func unknownCommand(cmd *cobra.Command, name string) error {
 	p := problem.New("unknown_command", problem.Usage, "unknown command %q for %q", name, cmd.CommandPath())
