@@ -1,0 +1,236 @@
+// Package transcript turns what a headless agent prints into something a person can follow while
+// it runs, and into a summary at the end.
+//
+// Its input is the container's log: JSON Lines of the agent, mixed with whatever else was
+// printed, all of it hostile. The guarantees: memory is bounded (one line of at most MaxLine
+// bytes); every byte that comes out was made here or passed the sanitiser of package text; one
+// event prints a bounded number of lines; no input makes it fail. What it does not know it
+// leaves out; the raw log has it.
+//
+// A Summary is what the agent says of itself. A hostile one can say anything there: it is for
+// reading, and nothing may be decided by it. Tokens that were really spent are in the ledger.
+//
+//	t := transcript.New(os.Stderr, agent.Stream, transcript.Options{Width: 100})
+//	err := podman.Logs(ctx, id, true, t)
+//	t.Close()
+//	fmt.Println(t.Summary().Usage())
+package transcript
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"terok/internal/text"
+)
+
+// Bounds of what is taken and shown.
+const (
+	MaxLine    = 4 << 20 // a longer line of the log is left out, in bytes
+	maxProse   = 400     // lines of one text
+	maxPlain   = 500     // bytes of a line that is not the agent's JSON
+	maxInput   = 200     // bytes of a tool's input
+	maxFailure = 3       // lines of a failed tool's output
+	maxResult  = 64 << 10
+)
+
+// Options say how to print. The zero value prints 100 columns without colour.
+type Options struct {
+	Width int  // columns; below 40 means 100
+	Color bool // ANSI colours, by us: none of the input's get through
+}
+
+// Summary is what the agent reported at its end.
+type Summary struct {
+	Complete     bool    `json:"complete"` // the agent sent its closing report
+	Result       string  `json:"result"`   // sanitised, at most 64 KiB
+	IsError      bool    `json:"is_error"`
+	Session      string  `json:"session,omitempty"`
+	Model        string  `json:"model,omitempty"`
+	Turns        int64   `json:"turns"`
+	ToolCalls    int64   `json:"tool_calls"`
+	ToolFailures int64   `json:"tool_failures"`
+	InputTokens  int64   `json:"input_tokens"` // cached ones included
+	OutputTokens int64   `json:"output_tokens"`
+	CostUSD      float64 `json:"cost_usd"` // list price, as the agent computed it
+	DurationMS   int64   `json:"duration_ms"`
+}
+
+// Usage is the part of the closing line about tokens and cost, e.g. "118 k tokens, $0.42"; ""
+// when the agent did not report.
+func (s Summary) Usage() string {
+	if !s.Complete {
+		return ""
+	}
+	out := count(s.InputTokens+s.OutputTokens) + " tokens"
+	if s.CostUSD > 0 {
+		out += fmt.Sprintf(", $%.2f", s.CostUSD)
+	}
+	return out
+}
+
+// count writes a number with three digits at most: 950, 1.2 k, 118 k, 3.4 M.
+func count(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprint(n)
+	case n < 9950:
+		return fmt.Sprintf("%.1f k", float64(n)/1e3)
+	case n < 999_500:
+		return fmt.Sprintf("%.0f k", float64(n)/1e3)
+	case n < 9_950_000:
+		return fmt.Sprintf("%.1f M", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f M", float64(n)/1e6)
+}
+
+// Renderer is an io.Writer for a log. It is not safe for concurrent use.
+type Renderer struct {
+	out     io.Writer
+	opts    Options
+	claude  bool
+	line    []byte // begun, without its newline
+	skip    bool   // the rest of this line is left out
+	summary Summary
+	last    string // the text printed last, so that the result is not printed twice
+	err     error
+}
+
+// New makes a Renderer that prints to w. The form is the roster's Stream: "claude" for Claude
+// Code's stream-json; anything else prints the sanitised lines as they are.
+func New(w io.Writer, form string, o Options) *Renderer {
+	if o.Width < 40 {
+		o.Width = 100
+	}
+	return &Renderer{out: w, opts: o, claude: form == "claude"}
+}
+
+// Write takes a piece of the log. It fails only when the output does.
+func (r *Renderer) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		part, rest, ended := bytes.Cut(p, []byte{'\n'})
+		p = rest
+		if !r.skip && len(r.line)+len(part) > MaxLine {
+			r.skip, r.line = true, nil
+			r.note("a line of more than 4 MiB is left out; it is in the raw log")
+		}
+		if !r.skip {
+			r.line = append(r.line, part...)
+		}
+		if ended {
+			r.flush()
+		}
+	}
+	return n, r.err
+}
+
+// Close prints a last line that has no newline.
+func (r *Renderer) Close() error {
+	if len(r.line) > 0 {
+		r.flush()
+	}
+	return r.err
+}
+
+// Summary is what is known so far; complete once the agent has reported.
+func (r *Renderer) Summary() Summary { return r.summary }
+
+func (r *Renderer) flush() {
+	if !r.skip {
+		r.render(r.line)
+	}
+	r.skip = false
+	if cap(r.line) > 64<<10 { // one big line must not keep its memory
+		r.line = nil
+	}
+	r.line = r.line[:0]
+}
+
+func (r *Renderer) render(line []byte) {
+	line = bytes.TrimSuffix(line, []byte{'\r'})
+	if trimmed := bytes.TrimSpace(line); r.claude && len(trimmed) > 0 && trimmed[0] == '{' && r.claudeEvent(trimmed) {
+		return
+	}
+	if len(bytes.TrimSpace(line)) > 0 {
+		r.print("", "", strings.TrimRight(text.Block(plain(string(line)), 1, maxPlain), "\n"))
+	}
+}
+
+// style is an SGR sequence of ours; "" is none.
+type style string
+
+const (
+	dim  style = "\x1b[2m"
+	red  style = "\x1b[31m"
+	blue style = "\x1b[34m"
+)
+
+// print writes sanitised lines below a head of ours.
+func (r *Renderer) print(st style, head, s string) {
+	on, off := string(st), "\x1b[0m"
+	if !r.opts.Color || st == "" {
+		on, off = "", ""
+	}
+	var b strings.Builder
+	for line := range strings.SplitSeq(s, "\n") {
+		b.WriteString(on + head + line + off + "\n")
+		head = strings.Repeat(" ", len([]rune(head)))
+	}
+	if r.err == nil {
+		_, r.err = io.WriteString(r.out, b.String())
+	}
+}
+
+func (r *Renderer) note(s string) { r.print(red, "! ", text.Line(plain(s), maxInput)) }
+
+// prose prints a text of the agent's, wrapped.
+func (r *Renderer) prose(indent, s string) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return
+	}
+	r.last = s
+	clean := strings.TrimRight(text.Block(plain(s), maxProse, text.MaxShow), "\n")
+	var b strings.Builder
+	for line := range strings.SplitSeq(clean, "\n") {
+		wrap(&b, strings.TrimRight(line, " \t"), r.opts.Width-len(indent))
+	}
+	r.print("", indent, strings.TrimRight(b.String(), "\n"))
+}
+
+// wrap breaks a line at spaces; a word that is longer than the width stays whole. The first
+// indent is repeated, so that lists stay readable.
+func wrap(b *strings.Builder, line string, width int) {
+	body := strings.TrimLeft(line, " \t-*>0123456789.")
+	hang := min(len(line)-len(body), width/2)
+	pad := ""
+	for len(line) > width {
+		cut := strings.LastIndexByte(line[:width+1], ' ')
+		if cut <= len(pad) {
+			cut = strings.IndexByte(line[len(pad):], ' ')
+			if cut < 0 {
+				break
+			}
+			cut += len(pad)
+			if cut == len(pad) {
+				break
+			}
+		}
+		b.WriteString(strings.TrimRight(line[:cut], " ") + "\n")
+		pad = strings.Repeat(" ", hang)
+		line = pad + strings.TrimLeft(line[cut:], " ")
+	}
+	b.WriteString(strings.TrimRight(line, " ") + "\n")
+}
+
+// plain writes the typography that models like in ASCII; the sanitiser would show it as codes.
+func plain(s string) string { return typography.Replace(s) }
+
+var typography = strings.NewReplacer(
+	"\u2013", "-", "\u2014", "--", "\u2018", "'", "\u2019", "'", "\u201c", `"`, "\u201d", `"`, "\u2026", "...",
+	"\u2022", "*", "\u00b7", "-", "\u2192", "->", "\u2190", "<-", "\u21d2", "=>", "\u2264", "<=", "\u2265", ">=", "\u00d7", "x",
+	"\u2713", "[ok]", "\u2714", "[ok]", "\u2705", "[ok]", "\u2717", "[x]", "\u2718", "[x]", "\u274c", "[x]", "\u26a0\ufe0f", "[!]", "\u26a0", "[!]",
+	"\u00a0", " ", "\u2500", "-", "\u2502", "|", "\u251c", "|", "\u2514", "`",
+)

@@ -1,0 +1,172 @@
+package transcript
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestGolden renders streams that the real Claude Code printed (testdata/*.jsonl).
+func TestGolden(t *testing.T) {
+	files, _ := filepath.Glob("testdata/*.jsonl")
+	if len(files) < 2 {
+		t.Fatal("the recorded streams are missing")
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			in, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			r := New(&out, "claude", Options{Width: 80})
+			for _, c := range in { // byte by byte: cuts do not matter
+				if _, err := r.Write([]byte{c}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := r.Summary()
+			out.WriteString("--- " + s.Usage() + "\n")
+			golden := strings.TrimSuffix(file, ".jsonl") + ".golden"
+			if *update {
+				if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(out.Bytes(), want) {
+				t.Errorf("got:\n%s\nwant:\n%s", out.Bytes(), want)
+			}
+		})
+	}
+}
+
+func TestSummaryOfARealRun(t *testing.T) {
+	in, err := os.ReadFile("testdata/work.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := New(&bytes.Buffer{}, "claude", Options{})
+	_, _ = r.Write(in)
+	s := r.Summary()
+	if !s.Complete || s.IsError || s.Turns != 7 || s.ToolCalls != 6 || s.ToolFailures != 1 || s.InputTokens != 89967 ||
+		s.OutputTokens != 144 || s.CostUSD != 0.362748 || s.DurationMS != 782 || s.Result != "Done: the sum is **right** and committed." {
+		t.Errorf("summary %+v", s)
+	}
+	if s.Usage() != "90 k tokens, $0.36" {
+		t.Errorf("usage %q", s.Usage())
+	}
+}
+
+func TestHostileLines(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"plain lines pass", "npm warn x\n\n", "npm warn x\n"},
+		{"escapes of a plain line", "\x1b]52;c;x\a\x1b[2J\n", `\x1b]52;c;x\x07\x1b[2J` + "\n"},
+		{"escapes in JSON", `{"type":"assistant","message":{"content":[{"type":"text","text":"a\u001b[2Jb\u202ec"}]}}` + "\n", `a\x1b[2Jb\u{202e}c` + "\n"},
+		{"escapes in a tool name", `{"type":"assistant","message":{"content":[{"type":"tool_use","name":"B\u001b]0;x\u0007","input":{"command":"a\nb\u009b"}}]}}` + "\n", "* B ]0;x : a; b \n"},
+		{"unknown event", `{"type":"rate_limit_event","x":[1]}` + "\n", ""},
+		{"JSON that is no event", `{"a":1}` + "\n", `{"a":1}` + "\n"},
+		{"wrong types", `{"type":"assistant","message":{"content":[{"type":5},7,{"type":"text","text":"ok"}]}}` + "\n", "ok\n"},
+		{"content is a string", `{"type":"assistant","message":{"content":"hi"}}` + "\n", "hi\n"},
+		{"no newline at the end", `x`, "x\n"},
+		{"typography", `{"type":"assistant","message":{"content":"it’s — done… ✅"}}`, "it's -- done... [ok]\n"},
+		{"error without text", `{"type":"result","subtype":"error_max_turns","is_error":true}`, "! the agent gave up: error_max_turns\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			r := New(&out, "claude", Options{})
+			_, _ = r.Write([]byte(c.in))
+			_ = r.Close()
+			if out.String() != c.want {
+				t.Errorf("got %q, want %q", out.String(), c.want)
+			}
+		})
+	}
+}
+
+func TestNumbersAreBounded(t *testing.T) {
+	r := New(&bytes.Buffer{}, "claude", Options{})
+	_, _ = r.Write([]byte(`{"type":"result","num_turns":-5,"total_cost_usd":1e300,"usage":{"input_tokens":1e308,"output_tokens":-1}}` + "\n"))
+	if s := r.Summary(); s.Turns != 0 || s.CostUSD != 1e6 || s.InputTokens != 1e15 || s.OutputTokens != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestLongLineIsLeftOut(t *testing.T) {
+	var out bytes.Buffer
+	r := New(&out, "claude", Options{})
+	chunk := bytes.Repeat([]byte("x"), 1<<20)
+	for range 6 {
+		_, _ = r.Write(chunk)
+		if len(r.line) > MaxLine {
+			t.Fatalf("holds %d bytes", len(r.line))
+		}
+	}
+	_, _ = r.Write([]byte("\nnext\n"))
+	if got := out.String(); strings.Count(got, "left out") != 1 || !strings.HasSuffix(got, "next\n") {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestColoursAreOurs(t *testing.T) {
+	var out bytes.Buffer
+	r := New(&out, "claude", Options{Color: true})
+	_, _ = r.Write([]byte(`{"type":"assistant","message":{"content":[{"type":"tool_use","name":"Bash","input":{"command":"\u001b[5mx"}}]}}` + "\n"))
+	if out.String() != "\x1b[34m* Bash:  [5mx\x1b[0m\n" {
+		t.Errorf("%q", out.String())
+	}
+}
+
+var printable = regexp.MustCompile(`^[\t\n\x20-\x7e]*$`)
+
+// FuzzRenderer: whatever is in the log, only printable ASCII comes out, bounded, and the cut
+// between two writes does not matter.
+func FuzzRenderer(f *testing.F) {
+	for _, name := range []string{"testdata/work.jsonl", "testdata/wrongkey.jsonl"} {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for line := range bytes.Lines(data) {
+			f.Add(line, 7)
+		}
+	}
+	f.Add([]byte("\x1b]0;x\a\n{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"is_error\":true,\"content\":\"a\\nb\\nc\\nd\"}]}}"), 3)
+	f.Fuzz(func(t *testing.T, in []byte, cut int) {
+		n := 0
+		if len(in) > 0 {
+			n = int(uint(cut) % uint(len(in)))
+		}
+		var one, two bytes.Buffer
+		a, b := New(&one, "claude", Options{Width: 60}), New(&two, "claude", Options{Width: 60})
+		_, _ = a.Write(in)
+		_ = a.Close()
+		_, _ = b.Write(in[:n])
+		_, _ = b.Write(in[n:])
+		_ = b.Close()
+		if !printable.Match(one.Bytes()) {
+			t.Fatalf("%q", one.Bytes())
+		}
+		if !bytes.Equal(one.Bytes(), two.Bytes()) {
+			t.Fatalf("cut at %d: %q and %q", n, one.Bytes(), two.Bytes())
+		}
+		if s := a.Summary(); !printable.MatchString(s.Result+s.Model+s.Session) || s.InputTokens < 0 || s.Turns < 0 {
+			t.Fatalf("%+v", s)
+		}
+		if one.Len() > 200*len(in)+1000 {
+			t.Fatalf("%d bytes became %d", len(in), one.Len())
+		}
+	})
+}
