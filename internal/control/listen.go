@@ -65,6 +65,43 @@ func Listen(path string) (net.Listener, error) {
 	return &listener{UnixListener: l, path: path, made: made}, nil
 }
 
+// Inherit makes the listener of a socket that another process made with Listen and passed on as
+// f, which is closed. Its connections pass CheckPeer as well; the socket's file stays when it is
+// closed, since it belongs to who made it.
+func Inherit(f *os.File) (net.Listener, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, errors.New("the inherited descriptor is no unix socket")
+	}
+	u.SetUnlinkOnClose(false)
+	return &inherited{u}, nil
+}
+
+// inherited is listener without the file.
+type inherited struct{ *net.UnixListener }
+
+func (l *inherited) Accept() (net.Conn, error) { return acceptOurs(l.UnixListener) }
+
+// acceptOurs returns the next connection that passes CheckPeer; others are closed unread.
+func acceptOurs(l *net.UnixListener) (net.Conn, error) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if CheckPeer(c) == nil {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
 // checkSocketDir refuses a directory in which somebody else could replace the socket.
 func checkSocketDir(dir string) error {
 	var st unix.Stat_t
@@ -113,18 +150,7 @@ type listener struct {
 	once sync.Once
 }
 
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.UnixListener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if CheckPeer(c) == nil {
-			return c, nil
-		}
-		c.Close()
-	}
-}
+func (l *listener) Accept() (net.Conn, error) { return acceptOurs(l.UnixListener) }
 
 // Addr has the final path, not the one the socket was bound under.
 func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }

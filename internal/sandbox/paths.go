@@ -8,8 +8,11 @@ func PolicyPath(dir string) string  { return filepath.Join(dir, "shield", "polic
 func SessionPath(dir string) string { return filepath.Join(dir, "shield", "session.json") }
 func PosturePath(dir string) string { return filepath.Join(dir, "shield", "posture") }
 func NamesPath(dir string) string   { return filepath.Join(dir, "shield", "names.json") }
-func LedgerPath(dir string) string  { return filepath.Join(dir, "audit.jsonl") }
 func LogPath(dir string) string     { return filepath.Join(dir, "logs", "supervisor.log") }
+
+// LedgerPath is the ledger of a task directory. It has a directory of its own: rotation makes
+// files, and the worker that rotates must not be able to write beside the sandbox file.
+func LedgerPath(dir string) string { return filepath.Join(dir, "audit", "audit.jsonl") }
 
 // ControlPath is the control socket of a runtime directory.
 func ControlPath(runtimeDir string) string { return filepath.Join(runtimeDir, "control.sock") }

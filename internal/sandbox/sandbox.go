@@ -54,7 +54,7 @@ type File struct {
 	Mode    string `json:"mode"`
 	Launch  string `json:"launch"` // random id, new with every container
 
-	Dir        string `json:"dir"`         // task directory, holds this file, shield/, audit.jsonl, logs/
+	Dir        string `json:"dir"`         // task directory, holds this file, shield/, audit/, logs/
 	RuntimeDir string `json:"runtime_dir"` // control.sock lives here
 	CIDFile    string `json:"cid_file"`    // podman wrote the container's id here before its start
 	StartError string `json:"start_error"` // hook and supervisor leave the reason of a refusal here

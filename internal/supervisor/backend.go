@@ -1,0 +1,188 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"terok/internal/audit"
+	"terok/internal/control"
+	"terok/internal/problem"
+	"terok/internal/shield/policy"
+	"terok/internal/version"
+)
+
+// eventBuffer is how many events wait for a slow reader of the stream.
+const eventBuffer = 256
+
+// Status is what the supervisor says of itself; it implements control.Backend, as the following.
+func (s *service) Status(context.Context) (control.Status, error) {
+	f := &s.hand.File
+	now, want, broken, tampered, count := s.rules.state()
+	self, err := describe(os.Getpid())
+	if err != nil {
+		return control.Status{}, err
+	}
+	st := control.Status{
+		Key: f.Key, Project: f.Project, Task: f.Task, ContainerID: s.hand.ContainerID, Launch: f.Launch,
+		Posture: now, Desired: want, Verified: !tampered, Ready: s.guest.isReady(),
+		Parent: s.hand.Parent, Worker: self, Restarts: s.hand.Restarts, Version: version.Version,
+		StartedAt: s.hand.StartedAt, Rules: count, Vault: "none", Services: []string{"resolver", "guest"},
+	}
+	if tampered {
+		st.Posture = control.Failing
+	} else if broken != nil {
+		st.Posture = control.Quarantine
+	}
+	if s.session != nil {
+		st.Vault = s.session.State()
+		st.Services = append(st.Services, "vault")
+	}
+	if s.gate != nil {
+		st.Services = append(st.Services, "gate")
+	}
+	c := s.proxy.Counters()
+	st.Counters = control.Counters{
+		Open: c.Open, Allowed: c.Allowed, Denied: c.Denied + c.Mismatched + c.Malformed + c.Private + c.Unknown,
+		BytesUp: c.BytesUp, BytesDown: c.BytesDown, LimitsHit: c.LimitsHit,
+		DNSQueries: s.resolver.Counters.Queries.Load(), DNSRefused: s.resolver.Counters.Refused.Load(),
+		EventsLost: s.ledger.Lost(), WorkerStart: uint64(s.hand.Restarts) + 1,
+	}
+	return st, nil
+}
+
+// Rules lists every rule in the order of decision.
+func (s *service) Rules(context.Context) ([]control.RuleView, error) {
+	var out []control.RuleView
+	for _, r := range s.rules.policy().Rules() {
+		out = append(out, view(&r))
+	}
+	return out, nil
+}
+
+func view(r *policy.Rule) control.RuleView {
+	v := control.RuleView{Rule: r.Text, Tier: r.Tier.String(), Source: r.Source, Reason: r.Reason}
+	if !r.Expires.IsZero() {
+		v.Expires = r.Expires.UTC().Format(time.RFC3339)
+	}
+	return v
+}
+
+// ChangeRule adds or removes a live verdict and applies it to live connections before it returns.
+func (s *service) ChangeRule(_ context.Context, c control.RuleChange) (control.RuleView, error) {
+	rule, err := s.rules.change(c)
+	if err != nil {
+		return control.RuleView{}, err
+	}
+	s.proxy.Recheck()
+	verdict := "deny"
+	if rule.Allows() {
+		verdict = "allow"
+	}
+	e := audit.Event{Ev: "verdict", Actor: "operator", Rule: rule.Text, Tier: rule.Tier.String(), Verdict: verdict,
+		Reason: c.Reason, Expires: c.Expires, Name: rule.Target()}
+	if c.Remove {
+		e.Scope = "removed"
+	}
+	s.ledger.Record(e)
+	if by := s.outranked(rule); by != nil && !c.Remove {
+		return view(&rule), problem.New("rule_outranked", problem.Conflict,
+			"%s is recorded, but the %s rule %q (%s) comes first", rule.Text, by.Tier, by.Text, by.Source)
+	}
+	return view(&rule), nil
+}
+
+// outranked finds the rule of an earlier tier that keeps an allowed target closed.
+func (s *service) outranked(rule policy.Rule) *policy.Rule {
+	target := rule.Target()
+	if !rule.Allows() || strings.ContainsAny(target, "*/") || strings.HasPrefix(target, ".") || target == "host" {
+		return nil
+	}
+	for _, port := range []uint16{443, 80} {
+		if d := s.rules.policy().Decide(request(control.Target{Host: target, Port: port})); d.Verdict == policy.Deny &&
+			d.Rule != nil && d.Tier < rule.Tier {
+			return d.Rule
+		}
+	}
+	return nil
+}
+
+// Explain says what would happen to a target and why.
+func (s *service) Explain(_ context.Context, t control.Target) (control.Explanation, error) {
+	if t.Host == "" {
+		return control.Explanation{}, &control.Error{Code: "bad_request", Message: "a host is needed"}
+	}
+	return s.explain(t), nil
+}
+
+func (s *service) explain(t control.Target) control.Explanation {
+	if t.Proto == "" {
+		t.Proto = "tcp"
+	}
+	if t.Port == 0 {
+		t.Port = 443
+	}
+	t.Host = strings.ToLower(strings.TrimSuffix(t.Host, "."))
+	e := control.Explanation{Target: t}
+	if s.front != nil && s.front.Routed(t.Host, t.Port) {
+		e.Verdict, e.Tier, e.Reason = "allow", "deny", "through the vault: requests need this container's token, everything else is refused"
+		return e
+	}
+	d := s.rules.policy().Decide(request(t))
+	e.Verdict, e.Tier, e.Reason = d.Verdict.String(), d.Tier.String(), d.Reason
+	if d.Rule != nil {
+		v := view(d.Rule)
+		e.Rule = &v
+	}
+	if d.Verdict != policy.Allow && d.Tier > policy.Denied {
+		e.Hint = fmt.Sprintf("terok shield allow %s %s:%d", s.subject(), t.Host, t.Port)
+	}
+	return e
+}
+
+func request(t control.Target) policy.Request {
+	r := policy.Request{Port: t.Port, Proto: t.Proto, Now: time.Now()}
+	if r.Proto == "" {
+		r.Proto = "tcp"
+	}
+	if a, ok := literal(t.Host); ok {
+		r.Addr = a
+	} else {
+		r.Name = t.Host
+	}
+	return r
+}
+
+// SetPosture writes and applies another posture; a higher one has cut what it refuses when this
+// returns.
+func (s *service) SetPosture(ctx context.Context, c control.PostureChange) (control.Status, error) {
+	if err := s.rules.setPosture(c); err != nil {
+		return control.Status{}, err
+	}
+	s.proxy.Recheck()
+	s.ledger.Record(audit.Event{Ev: "posture_changed", Actor: "operator", Verdict: string(c.Posture), Reason: c.Reason})
+	return s.Status(ctx)
+}
+
+// Reload reads policy, live verdicts and posture from disk again.
+func (s *service) Reload(ctx context.Context) (control.Status, error) {
+	if err := s.rules.reload(); err != nil {
+		s.ledger.Record(audit.Event{Ev: "error", Actor: "operator", Reason: "quarantine: " + err.Error()})
+		return control.Status{}, problem.New("policy_unusable", problem.Usage, "the container is in quarantine: %w", err)
+	}
+	s.ledger.Record(audit.Event{Ev: "policy_loaded", Actor: "operator"})
+	return s.Status(ctx)
+}
+
+// Events subscribes to the ledger.
+func (s *service) Events(ctx context.Context, since uint64) (control.Snapshot, <-chan audit.Event, func(), error) {
+	events, stop := s.ledger.Subscribe(eventBuffer)
+	st, err := s.Status(ctx)
+	if err != nil {
+		stop()
+		return control.Snapshot{}, nil, nil, err
+	}
+	return control.Snapshot{Status: st, Seq: s.ledger.Seq()}, events, stop, nil
+}

@@ -1,0 +1,108 @@
+package supervisor
+
+import (
+	"context"
+	"log"
+	"net"
+	"os/exec"
+	"sync/atomic"
+	"time"
+
+	"terok/internal/vault/keyholder"
+)
+
+// stopGrace is how long a worker may take to write its ledger when the container ends.
+const stopGrace = 50 * time.Millisecond
+
+// worker is the parent's view of one worker process.
+type worker struct {
+	cmd    *exec.Cmd
+	link   *link
+	ready  chan struct{} // closed when it serves
+	gone   chan struct{} // closed when it has ended and everything it said was heard
+	served atomic.Bool
+	guest  atomic.Bool
+}
+
+func newWorker(cmd *exec.Cmd, l *link) *worker {
+	return &worker{cmd: cmd, link: l, ready: make(chan struct{}), gone: make(chan struct{})}
+}
+
+// run hands over and listens until the worker ends. Everything it said before its end counts: a
+// start that was served is never served again.
+func (w *worker) run(ctx context.Context, h *handover) {
+	defer close(w.gone)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := w.link.sendHandover(h); err != nil {
+		log.Printf("hand over to the worker: %v", err)
+	}
+	if socket := keyholderSocket(h); socket != "" {
+		go keyholder.Keep(ctx, socket, h.Path, w.attach)
+	}
+	w.listen()
+	w.link.conn.Close()
+	// It closed the link: it is ending, or it must.
+	_ = w.cmd.Process.Kill()
+	if err := w.cmd.Wait(); err != nil {
+		log.Printf("worker %d: %v", w.cmd.Process.Pid, err)
+	}
+}
+
+func (w *worker) listen() {
+	ready := w.ready
+	for {
+		op, err := w.link.hearByte()
+		if err != nil {
+			return
+		}
+		switch op {
+		case opReady:
+			if ready != nil {
+				close(ready)
+				ready = nil
+			}
+		case opServed:
+			w.served.Store(true)
+		case opGuest:
+			w.guest.Store(true)
+		default:
+			log.Printf("worker %d says %#x: stopped", w.cmd.Process.Pid, op)
+			return
+		}
+	}
+}
+
+// attach gives the worker a connection to the keyholder.
+func (w *worker) attach(conn *net.UnixConn) {
+	defer conn.Close()
+	f, err := conn.File()
+	if err != nil {
+		log.Printf("keyholder connection: %v", err)
+		return
+	}
+	defer f.Close()
+	if err := w.link.say(opKeyholder, f); err != nil {
+		log.Printf("pass the keyholder connection: %v", err)
+	}
+}
+
+func (w *worker) tell(op byte) {
+	if w.link != nil {
+		_ = w.link.say(op, nil) // a worker that does not hear it is ending
+	}
+}
+
+// stop ends the worker: it notices the closed link and writes what it has.
+func (w *worker) stop() {
+	if w.cmd == nil {
+		return
+	}
+	_ = w.link.conn.CloseWrite()
+	select {
+	case <-w.gone:
+	case <-time.After(stopGrace):
+		_ = w.cmd.Process.Kill()
+		<-w.gone
+	}
+}

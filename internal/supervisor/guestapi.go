@@ -1,0 +1,174 @@
+package supervisor
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+
+	"terok/internal/audit"
+	"terok/internal/control"
+	"terok/internal/sandbox"
+	"terok/internal/text"
+	"terok/internal/vault/front"
+)
+
+// guestAPI is the container's side of the control protocol (control.Hello). Everybody in the
+// container reaches it; the start with its tokens goes to the first caller of a container start,
+// which is the guest, because nothing else runs before it.
+type guestAPI struct {
+	hand   *handover
+	record audit.Recorder
+	say    func(op byte) error // to the parent
+	why    func(control.Target) control.Explanation
+
+	mu     sync.Mutex
+	served bool
+	ready  bool
+	reason string // why the guest is not ready
+}
+
+// maxGuestRequest bounds a request body, in bytes.
+const maxGuestRequest = 8 << 10
+
+func (g *guestAPI) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/hello", g.hello)
+	mux.HandleFunc("POST /v1/ready", g.markReady)
+	mux.HandleFunc("GET /v1/why", g.explain)
+	return mux
+}
+
+func (g *guestAPI) hello(w http.ResponseWriter, r *http.Request) {
+	var h control.Hello
+	if !readStrict(w, r, &h) {
+		return
+	}
+	if len(h.Nonce) != 32 {
+		http.Error(w, "a nonce has 32 bytes", http.StatusBadRequest)
+		return
+	}
+	key := ed25519.NewKeyFromSeed(g.hand.File.SigningKey)
+	welcome := control.Welcome{Signature: ed25519.Sign(key, append([]byte(control.HelloContext), h.Nonce...))}
+	g.mu.Lock()
+	first := !g.served
+	g.served = true
+	g.mu.Unlock()
+	if first {
+		// Written before the answer: a worker that dies in between leaves a start that nobody
+		// got, never one that two got.
+		if err := g.say(opServed); err != nil {
+			http.Error(w, "the supervisor is going down", http.StatusServiceUnavailable)
+			return
+		}
+		welcome.Start = g.start()
+	}
+	answer(w, welcome)
+}
+
+// start is the sandbox file's with what belongs to this container start only.
+func (g *guestAPI) start() *sandbox.Start {
+	s := g.hand.File.Start
+	env := make(map[string]string, len(s.Env))
+	for k, v := range s.Env {
+		env[k] = v
+	}
+	if v := g.hand.File.Vault; v != nil {
+		for _, grant := range v.Grants {
+			for k, value := range grant.Env {
+				env[k] = strings.ReplaceAll(value, sandbox.PhantomMark, g.hand.Phantoms[grant.Provider])
+			}
+		}
+	}
+	s.Env = env
+	s.GateToken = g.hand.GateToken
+	if len(g.hand.Authority) > 0 {
+		if ca, err := front.UnmarshalAuthority(g.hand.Authority); err == nil {
+			s.CA = string(ca.CertPEM())
+		}
+	}
+	return &s
+}
+
+func (g *guestAPI) markReady(w http.ResponseWriter, r *http.Request) {
+	var ready control.Ready
+	if !readStrict(w, r, &ready) {
+		return
+	}
+	g.mu.Lock()
+	first := !g.ready && g.reason == ""
+	if first { // the workload can call as well: the first word holds
+		g.ready, g.reason = ready.Error == "", text.Line(ready.Error, 0)
+	}
+	ok := g.ready
+	g.mu.Unlock()
+	if first {
+		e := audit.Event{Ev: "start", Actor: "auto"}
+		if ok {
+			_ = g.say(opGuest)
+		} else {
+			e.Ev, e.Reason = "error", "guest: "+text.Line(ready.Error, 0)
+		}
+		g.record.Record(e)
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (g *guestAPI) isReady() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ready
+}
+
+func (g *guestAPI) explain(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	t := control.Target{Host: q.Get("host"), Proto: "tcp"}
+	if p := q.Get("port"); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil {
+			http.Error(w, "port is not a number", http.StatusBadRequest)
+			return
+		}
+		t.Port = uint16(n)
+	}
+	e := g.why(t)
+	// What an operator wrote and where stays outside: the workload learns the verdict.
+	e.Rule = nil
+	answer(w, e)
+}
+
+func readStrict(w http.ResponseWriter, r *http.Request, v any) bool {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxGuestRequest))
+	if err != nil {
+		http.Error(w, "the request is too large", http.StatusRequestEntityTooLarge)
+		return false
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		http.Error(w, "the request is not what was expected", http.StatusBadRequest)
+		return false
+	}
+	return true
+}
+
+func answer(w http.ResponseWriter, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(data, '\n'))
+}
+
+// literal parses a target's host as an address.
+func literal(host string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return a.Unmap(), err == nil
+}

@@ -1,0 +1,297 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terok/internal/control"
+	"terok/internal/sandbox"
+	"terok/internal/shield/netns"
+	"terok/internal/vault/front"
+	"terok/internal/vault/keyholder"
+)
+
+// Descriptors of the parent, made by the hook.
+const (
+	fdSay   = 3 // pipe: readyWord, or the reason of a refusal
+	fdInit  = 4 // pidfd of the container's init
+	fdSpace = 5 // the container's network namespace
+)
+
+// Memory limits of the Go heap, in bytes: they make the collector return memory early.
+const (
+	parentMemory = 8 << 20
+	workerMemory = 24 << 20
+)
+
+// Pauses before a worker that died is started again: none the first time, growing while it dies
+// soon after each start.
+const (
+	restartFirst = 100 * time.Millisecond
+	restartMax   = 5 * time.Second
+	restartCalm  = 10 * time.Second // a worker that lived so long starts the series anew
+)
+
+// ParentMain is `terok supervise SANDBOX-FILE CONTAINER-ID PID`; only the hook runs it. It must be
+// called on the process's main thread.
+func ParentMain(args []string) int {
+	log.SetFlags(log.LstdFlags | log.Lmicroseconds | log.LUTC)
+	log.SetPrefix("parent: ")
+	debug.SetMemoryLimit(parentMemory)
+	debug.SetGCPercent(50)
+	for fd := fdSay; fd <= fdSpace; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	say := os.NewFile(fdSay, "ready pipe")
+	p, err := prepare(args)
+	if err != nil {
+		log.Print(err)
+		fmt.Fprint(say, err)
+		return 1
+	}
+	return p.supervise(say)
+}
+
+// parent is the privileged process of one container; after prepare it has no privilege left.
+type parent struct {
+	hand    handover
+	initPID int
+	init    *os.File // pidfd
+	space   *netns.Space
+	inside  *netns.Inside
+	watch   *netns.Watch
+	control net.Listener
+	socket  *os.File // of control
+}
+
+// prepare makes everything that needs privileges and gives them up.
+func prepare(args []string) (*parent, error) {
+	if len(args) != 3 {
+		return nil, errors.New("usage: terok supervise SANDBOX-FILE CONTAINER-ID PID")
+	}
+	pid, err := strconv.Atoi(args[2])
+	if err != nil {
+		return nil, fmt.Errorf("pid %q: %w", args[2], err)
+	}
+	file, err := sandbox.Load(args[0])
+	if err != nil {
+		return nil, err
+	}
+	p := &parent{
+		hand:    handover{Path: args[0], File: *file, ContainerID: args[1], StartedAt: time.Now().UTC()},
+		initPID: pid,
+		init:    os.NewFile(fdInit, "pidfd"),
+	}
+	if err := p.enter(); err != nil {
+		return nil, err
+	}
+	if p.control, err = control.Listen(sandbox.ControlPath(file.RuntimeDir)); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	sock, ok := p.control.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, errors.New("the control listener has no descriptor")
+	}
+	if p.socket, err = sock.File(); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := p.secrets(); err != nil {
+		return nil, err
+	}
+	if err := dropPrivileges(); err != nil {
+		return nil, err
+	}
+	p.hand.Parent, err = describe(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	if p.hand.Parent.CapEff != noCapabilities || p.hand.Parent.CapBnd != noCapabilities {
+		return nil, errors.New("privileges are still there after they were dropped")
+	}
+	return p, nil
+}
+
+// enter makes the inside of the container's network namespace.
+func (p *parent) enter() error {
+	var err error
+	if p.space, err = netns.Enter(fdSpace); err != nil {
+		return err
+	}
+	unix.Close(fdSpace)
+	if p.inside, err = p.space.Setup(); err != nil {
+		return err
+	}
+	if p.watch, err = p.space.Watch(); err != nil {
+		return err
+	}
+	p.hand.V6 = p.inside.Ports.V6
+	return nil
+}
+
+// secrets makes what is secret to this container start.
+func (p *parent) secrets() error {
+	f := &p.hand.File
+	if f.Gate != nil {
+		var token [24]byte
+		_, _ = rand.Read(token[:]) // never fails
+		p.hand.GateToken = hex.EncodeToString(token[:])
+	}
+	if f.Vault == nil || len(f.Vault.Grants) == 0 {
+		return nil
+	}
+	var hosts []string
+	p.hand.Phantoms = map[string]string{}
+	for _, g := range f.Vault.Grants {
+		hosts = append(hosts, g.Route.Host)
+		p.hand.Phantoms[g.Provider] = front.NewPhantom()
+	}
+	ca, err := front.NewAuthority(hosts, time.Now())
+	if err != nil {
+		return err
+	}
+	if p.hand.Authority, err = ca.MarshalBinary(); err != nil {
+		return err
+	}
+	if err := keyholder.Register(p.hand.Path, p.initPID); err != nil {
+		return fmt.Errorf("register with the keyholder: %w", err)
+	}
+	return nil
+}
+
+// supervise keeps a worker running until the container's init ends. It stays on the main thread:
+// a worker asks for SIGKILL when the thread that started it ends.
+func (p *parent) supervise(say *os.File) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer p.control.Close() // removes the socket
+	ended := make(chan struct{})
+	go func() {
+		waitEnd(p.init)
+		close(ended)
+	}()
+	tampered := make(chan string, 1)
+	go func() {
+		if what, err := p.watch.Wait(); err == nil {
+			tampered <- what
+		}
+	}()
+	defer p.watch.Close()
+
+	for pause := time.Duration(0); ; {
+		w, err := p.startWorker(ctx)
+		if err != nil {
+			log.Printf("start the worker: %v", err)
+			if say != nil {
+				fmt.Fprint(say, err)
+				return 1
+			}
+			w = &worker{gone: closed}
+		}
+		started := time.Now()
+		ready := w.ready
+	serving:
+		for {
+			select {
+			case <-ready:
+				ready = nil
+				if say != nil {
+					fmt.Fprint(say, readyWord)
+					say.Close()
+					say = nil
+				}
+			case what := <-tampered:
+				log.Printf("%s in the container's network namespace were changed from outside", what)
+				p.hand.Tampered = true
+				w.tell(opTampered)
+			case <-ended:
+				w.stop()
+				return 0
+			case <-w.gone:
+				break serving
+			}
+		}
+		p.hand.Served, p.hand.GuestReady = w.served.Load() || p.hand.Served, w.guest.Load() || p.hand.GuestReady
+		if say != nil {
+			fmt.Fprint(say, "the supervisor's worker ended before it was ready; see ", sandbox.LogPath(p.hand.File.Dir))
+			return 1
+		}
+		p.hand.Restarts++
+		log.Printf("the worker ended; restart %d", p.hand.Restarts)
+		if time.Since(started) > restartCalm {
+			pause = 0
+		}
+		if pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ended:
+				return 0
+			}
+		}
+		pause = min(max(2*pause, restartFirst), restartMax)
+	}
+}
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// waitEnd returns when the process of a pidfd has ended.
+func waitEnd(pidfd *os.File) {
+	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, -1)
+		if n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
+			return
+		}
+	}
+}
+
+// startWorker starts a worker with the handover of this moment.
+func (p *parent) startWorker(ctx context.Context) (*worker, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "link"), os.NewFile(uintptr(pair[1]), "link")
+	defer theirs.Close()
+	l, err := newLink(ours)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe", "supervise-worker")
+	cmd.Args[0] = "terok"
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // the log
+	cmd.ExtraFiles = append([]*os.File{theirs, p.socket}, p.inside.Files()...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		l.conn.Close()
+		return nil, err
+	}
+	w := newWorker(cmd, l)
+	hand := p.hand
+	go w.run(ctx, &hand)
+	return w, nil
+}
+
+// keyholderSocket is where the keyholder of this container answers, "" when it needs none.
+func keyholderSocket(h *handover) string {
+	if h.File.Vault == nil || len(h.File.Vault.Grants) == 0 || !filepath.IsAbs(h.File.Keyholder) {
+		return ""
+	}
+	return h.File.Keyholder
+}
