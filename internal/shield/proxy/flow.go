@@ -157,7 +157,10 @@ func (p *Proxy) rejudge(f *flow) string {
 	}
 	for i, r := range claims {
 		d := p.decide(r)
-		if d.Verdict == policy.Deny || d.Verdict == policy.Ask && !(asked && i == 0) {
+		if d.Verdict == policy.Ask && asked && i == 0 {
+			d.Verdict = policy.Allow
+		}
+		if d.Verdict != policy.Allow {
 			return "policy: " + d.Reason
 		}
 		if i == 0 && dialled.IsValid() {

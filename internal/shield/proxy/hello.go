@@ -28,22 +28,27 @@ var (
 func helloComplete(b []byte) (bool, error) {
 	var msg []byte // first 4 bytes of the handshake message
 	have := 0
+	if len(b) > 0 && b[0] != recordHandshake || len(b) > 1 && b[1] != 3 {
+		return false, errNotTLS
+	}
 	for len(b) > 0 {
+		// From here on it is TLS, and never "something else": a later oddity that a lenient server
+		// would skip must not turn a ClientHello into opaque bytes.
 		if b[0] != recordHandshake || len(b) > 1 && b[1] != 3 {
-			return false, errNotTLS
+			return false, errHelloBad
 		}
 		if len(b) < 5 {
 			return false, nil
 		}
 		n := int(b[3])<<8 | int(b[4])
 		if n == 0 || n > 16<<10 {
-			return false, errNotTLS
+			return false, errHelloBad
 		}
 		body := b[5:min(len(b), 5+n)]
 		msg = append(msg, body[:min(len(body), 4-len(msg))]...)
 		have += len(body)
 		if len(msg) > 0 && msg[0] != clientHelloType {
-			return false, errNotTLS
+			return false, errHelloBad
 		}
 		if len(msg) == 4 {
 			want := 4 + (int(msg[1])<<16 | int(msg[2])<<8 | int(msg[3]))
