@@ -106,19 +106,26 @@ func receive(conn *net.UnixConn, buf []byte) (Response, error) {
 // opens; a *Refusal with another code when the vault is missing or damaged. Unlocking an
 // unlocked vault still checks the passphrase.
 func (c *Client) Unlock(ctx context.Context, passphrase []byte) error {
-	_, err := c.call(ctx, Request{Op: opUnlock, Passphrase: passphrase})
+	_, err := c.call(ctx, Request{Op: OpUnlock, Passphrase: passphrase})
 	return err
 }
 
-// Lock makes the keyholder forget everything and end.
+// Lock makes the keyholder forget everything and end, and returns when its socket is gone.
 func (c *Client) Lock(ctx context.Context) error {
-	_, err := c.call(ctx, Request{Op: opLock})
-	return err
+	if _, err := c.call(ctx, Request{Op: OpLock}); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, _ = c.conn.Read(c.buf) // ends with the connection
+	return ctx.Err()
 }
 
 // Status asks how things are; it works while locked.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	resp, err := c.call(ctx, Request{Op: opStatus})
+	resp, err := c.call(ctx, Request{Op: OpStatus})
 	if err != nil {
 		return Status{}, err
 	}
@@ -131,18 +138,18 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Put stores a credential and reports whether it replaced one. It takes effect for the next
 // request of every task that is granted it.
 func (c *Client) Put(ctx context.Context, scope, provider string, s Secret) (replaced bool, err error) {
-	resp, err := c.call(ctx, Request{Op: opPut, Scope: scope, Provider: provider, Kind: s.Kind, Secret: s.Value})
+	resp, err := c.call(ctx, Request{Op: OpPut, Scope: scope, Provider: provider, Kind: s.Kind, Secret: s.Value})
 	return resp.Replaced, err
 }
 
 // List describes the stored credentials.
 func (c *Client) List(ctx context.Context) ([]Credential, error) {
-	resp, err := c.call(ctx, Request{Op: opList})
+	resp, err := c.call(ctx, Request{Op: OpList})
 	return resp.Credentials, err
 }
 
 // Delete removes a credential; ErrNoCredential when there is none.
 func (c *Client) Delete(ctx context.Context, scope, provider string) error {
-	_, err := c.call(ctx, Request{Op: opDelete, Scope: scope, Provider: provider})
+	_, err := c.call(ctx, Request{Op: OpDelete, Scope: scope, Provider: provider})
 	return err
 }

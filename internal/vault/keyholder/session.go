@@ -55,7 +55,7 @@ func Connect(ctx context.Context, socket, sandboxFile string) (*net.UnixConn, er
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	c := &Client{conn: conn, buf: make([]byte, MaxMessage+1)}
-	if _, err := c.call(ctx, Request{Op: opAttach, Sandbox: sandboxFile}); err != nil {
+	if _, err := c.call(ctx, Request{Op: OpAttach, Sandbox: sandboxFile}); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (s *Session) Credential(ctx context.Context, provider string) (Secret, erro
 	id, gen, conn, answer := s.id, s.gen, s.conn, make(chan Response, 1)
 	s.waiting[id] = answer
 	conn.SetWriteDeadline(time.Now().Add(answerWithin))
-	err := send(conn, Request{V: 1, ID: id, Op: opCredential, Provider: provider})
+	err := send(conn, Request{V: 1, ID: id, Op: OpCredential, Provider: provider})
 	if err != nil {
 		s.drop()
 	}

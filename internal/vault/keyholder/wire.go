@@ -73,14 +73,14 @@ type Status struct {
 
 // Operations.
 const (
-	opUnlock     = "unlock"
-	opLock       = "lock"
-	opStatus     = "status"
-	opList       = "list"
-	opPut        = "put"
-	opDelete     = "delete"
-	opAttach     = "attach"     // supervisor: bind this connection to a sandbox file
-	opCredential = "credential" // supervisor: the secret of one grant
+	OpUnlock     = "unlock"
+	OpLock       = "lock"
+	OpStatus     = "status"
+	OpList       = "list"
+	OpPut        = "put"
+	OpDelete     = "delete"
+	OpAttach     = "attach"     // supervisor: bind this connection to a sandbox file
+	OpCredential = "credential" // supervisor: the secret of one grant
 )
 
 // Request is one message to the keyholder.
