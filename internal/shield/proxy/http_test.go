@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -244,7 +245,9 @@ func TestBodiesPass(t *testing.T) {
 		w.Write([]byte("."))
 	}))
 	door := r.door("a.test:80")
-	cl := &http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", door) }, ExpectContinueTimeout: patient, MaxConnsPerHost: 1}}
+	cl := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", door)
+	}, ExpectContinueTimeout: patient, MaxConnsPerHost: 1}}
 	defer cl.CloseIdleConnections()
 	for _, size := range []int{0, 1, 5000, 3 << 20} {
 		payload := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]

@@ -203,10 +203,11 @@ func plainProxy(b testing.TB, to string) string {
 					return
 				}
 				defer u.Close()
-				go func() { io.Copy(c, u); c.(*net.TCPConn).CloseWrite() }()
+				down := make(chan bool)
+				go func() { io.Copy(c, u); c.(*net.TCPConn).CloseWrite(); close(down) }()
 				io.Copy(u, c)
 				u.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, c)
+				<-down
 			}()
 		}
 	}()

@@ -236,7 +236,7 @@ func (r *rig) serveHTTP(addr string, h http.Handler) {
 }
 
 func echo(c *net.TCPConn) {
-	io.Copy(c, c)
+	io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) // without the runtime's own splice
 	c.CloseWrite()
 }
 

@@ -53,8 +53,12 @@ func (p *Proxy) serveOpaque(ctx context.Context, f *flow, d policy.Decision, ver
 	p.relay(f, up, func() func() {
 		first := byte(0)
 		err := p.peek(f.client, time.Time{}, func(w []byte) bool { first = w[0]; return true })
+		if err != nil && !errors.Is(err, io.EOF) {
+			f.cut("") // a reset is reported only once: the relay would see an orderly end
+			return nil
+		}
 		if err != nil || first != recordHandshake {
-			return nil // the relay meets the same end or error
+			return nil
 		}
 		second, err := p.peekHello(f.client)
 		switch {
