@@ -35,6 +35,7 @@ const (
 //	--attach       join the container's tmux session; the agent starts in it the first time
 //	--then-shell   leave a shell when the agent ends (what --attach starts)
 //	--new-session  do not resume the stored session
+//	--scripted     be the small agent of agentscript.go; no NAME
 //
 // What it does is convenience for the agent and no barrier against it: everything that keeps
 // the agent in is outside the container.
@@ -60,9 +61,10 @@ type wrapper struct {
 	dir     string // sandbox.AgentDir
 	environ []string
 
-	headless, attach, thenShell, newSession bool
-	name                                    string
-	args                                    []string
+	headless, attach, thenShell, newSession, scripted bool
+
+	name string
+	args []string
 }
 
 var agentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
@@ -78,10 +80,15 @@ func (w *wrapper) parse(args []string) error {
 			w.thenShell = true
 		case "--new-session":
 			w.newSession = true
+		case "--scripted":
+			w.scripted = true
 		default:
 			return fmt.Errorf("guest agent: unknown flag %q", args[0])
 		}
 		args = args[1:]
+	}
+	if w.scripted {
+		return nil
 	}
 	if len(args) == 0 || !agentName.MatchString(args[0]) {
 		return errors.New("usage: terok guest agent [--headless|--attach] [--new-session] NAME [-- ARGUMENT...]")
@@ -97,6 +104,9 @@ func (w *wrapper) parse(args []string) error {
 func (w *wrapper) main(args []string) (int, error) {
 	if err := w.parse(args); err != nil {
 		return agentUsage, err
+	}
+	if w.scripted {
+		return w.runScripted()
 	}
 	if w.attach {
 		return w.runTmux()
