@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"terok/internal/cli"
+	"terok/internal/guest"
+	"terok/internal/supervisor"
 )
 
 func init() {
@@ -31,4 +33,9 @@ func main() {
 }
 
 // processes are the programs inside the program; each takes its arguments and returns the exit code.
-var processes = map[string]func(args []string) int{}
+var processes = map[string]func(args []string) int{
+	"oci-hook":         supervisor.HookMain,
+	"supervise":        supervisor.ParentMain,
+	"supervise-worker": supervisor.WorkerMain,
+	"guest":            guest.Main,
+}

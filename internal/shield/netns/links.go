@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok/internal/sandbox"
+	"terok/internal/sandbox/links"
 )
 
 // MTU of the pair: as large as loopback-like traffic can use without fragments.
@@ -19,12 +20,12 @@ const addrGenNone = 1 // IN6_ADDR_GEN_MODE_NONE, <linux/if_link.h>
 // setupLinks brings lo up and makes the pair, or finds it as an earlier supervisor left it.
 // Runs on the thread inside.
 func setupLinks(v6 bool) error {
-	links, err := netlink.LinkList()
+	found, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	byName := map[string]netlink.Link{}
-	for _, l := range links {
+	for _, l := range found {
 		byName[l.Attrs().Name] = l
 	}
 	lo := byName["lo"]
@@ -35,7 +36,7 @@ func setupLinks(v6 bool) error {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
 	switch {
-	case len(links) == 1:
+	case len(found) == 1:
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = sandbox.Link, MTU
 		veth := netlink.NewVeth(attrs)
@@ -45,7 +46,7 @@ func setupLinks(v6 bool) error {
 		}
 	default:
 		// Another link would be a way out that no rule here judges.
-		if err := checkLinks(); err != nil {
+		if err := links.CheckHere(); err != nil {
 			return err
 		}
 	}
@@ -99,41 +100,6 @@ func address(l netlink.Link, ip string, prefix, bits int, gateway string) error 
 	}
 	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: index, Dst: anywhere, Gw: gw}); err != nil {
 		return fmt.Errorf("set the default route via %s: %w", gateway, err)
-	}
-	return nil
-}
-
-// checkLinks fails unless the links are lo and our pair, each other's peer in this namespace.
-func checkLinks() error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	return CheckLinks(links)
-}
-
-// CheckLinks fails unless links are exactly lo and the veth pair of Setup, both ends in this
-// namespace. The guest asks the same before it runs anything.
-func CheckLinks(links []netlink.Link) error {
-	var eth, peer *netlink.LinkAttrs
-	for _, l := range links {
-		a := l.Attrs()
-		switch {
-		case a.Name == "lo" && a.Flags&net.FlagLoopback != 0:
-		case a.Name == sandbox.Link && l.Type() == "veth":
-			eth = a
-		case a.Name == sandbox.PeerLink && l.Type() == "veth":
-			peer = a
-		default:
-			return fmt.Errorf("network link %q is not one of terok's", a.Name)
-		}
-	}
-	if eth == nil || peer == nil || len(links) != 3 {
-		return errors.New("terok's network links are missing")
-	}
-	// A peer in another namespace has an id here; -1 means this namespace (IFLA_LINK_NETNSID).
-	if eth.ParentIndex != peer.Index || peer.ParentIndex != eth.Index || eth.NetNsID >= 0 || peer.NetNsID >= 0 {
-		return errors.New("the network links lead out of the container")
 	}
 	return nil
 }

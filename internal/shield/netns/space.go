@@ -27,6 +27,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"terok/internal/sandbox/links"
 )
 
 // Space is a thread inside a network namespace.
@@ -139,7 +141,7 @@ func (s *Space) Setup() (*Inside, error) {
 // these ports. It needs CAP_NET_ADMIN in the namespace.
 func (s *Space) Verify(p Ports) error {
 	return s.Do(func() error {
-		if err := checkLinks(); err != nil {
+		if err := links.CheckHere(); err != nil {
 			return err
 		}
 		return verifyTable(p)

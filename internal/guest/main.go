@@ -1,0 +1,68 @@
+// Package guest is terok inside the container: pid 1, the helper of later logins, and the few
+// programs that an agent uses there.
+//
+//	terok guest init --key KEY -- CMD…   pid 1
+//	terok guest exec -- CMD…             a login with the environment of the start
+//	terok guest agent NAME               an agent (agent.go)
+//	terok guest why HOST[:PORT]          is this reachable, and if not, why
+//	terok guest git-credential ACTION    git's credential helper for the gate
+//
+// What it guarantees: the command runs only in a network namespace whose links are lo and our
+// pair, after a supervisor proved with the key of this container's sandbox file that it answers
+// there, and once it has handed out this start's files. Otherwise pid 1 ends with ExitRefused and
+// nothing of the image ever runs: a copy of the container (clone, commit, generate kube) has no
+// such supervisor, and nothing in its stored configuration is secret.
+//
+// It uses no shell and no program of the image but git.
+package guest
+
+import (
+	"fmt"
+	"os"
+)
+
+// Exit codes of the guest itself; otherwise the command's own code is the container's.
+const (
+	ExitRefused  = 78  // no supervisor of ours, or links that are not ours
+	exitPrepare  = 69  // the workspace could not be prepared
+	exitUsage    = 2   //
+	exitNotExec  = 126 // as shells have them
+	exitNotFound = 127
+)
+
+// Main runs one of the guest's programs and returns its exit code.
+func Main(args []string) int {
+	if len(args) == 0 {
+		return usage()
+	}
+	switch name, rest := args[0], args[1:]; name {
+	case "init":
+		return initMain(rest)
+	case "exec":
+		return execMain(rest)
+	case "agent":
+		if err := loadEnv(envFile); err != nil {
+			fmt.Fprintln(os.Stderr, "terok:", err)
+			return exitPrepare
+		}
+		return AgentMain(rest)
+	case "why":
+		return whyMain(rest)
+	case "git-credential":
+		return credentialMain(rest, os.Stdin, os.Stdout)
+	}
+	return usage()
+}
+
+func usage() int {
+	fmt.Fprintln(os.Stderr, "usage: terok guest init|exec|agent|why|git-credential")
+	return exitUsage
+}
+
+// command takes "-- CMD…" or "CMD…" and returns CMD….
+func command(args []string) []string {
+	if len(args) > 0 && args[0] == "--" {
+		return args[1:]
+	}
+	return args
+}
