@@ -12,6 +12,7 @@ import (
 	"terok/internal/cli"
 	"terok/internal/guest"
 	"terok/internal/supervisor"
+	"terok/internal/vault/keyholder/holder"
 )
 
 func init() {
@@ -38,4 +39,5 @@ var processes = map[string]func(args []string) int{
 	"supervise":        supervisor.ParentMain,
 	"supervise-worker": supervisor.WorkerMain,
 	"guest":            guest.Main,
+	"keyholder":        holder.Main,
 }

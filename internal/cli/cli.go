@@ -96,6 +96,8 @@ to your upstream but through your review.`,
 var commands = []func(*env) *cobra.Command{
 	newImageCmd,
 	newAgentsCmd,
+	newVaultCmd,
+	newAuthCmd,
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

@@ -102,6 +102,8 @@ type Response struct {
 	ID          uint64       `json:"id"`
 	Code        string       `json:"code,omitempty"` // "" is success
 	Message     string       `json:"message,omitempty"`
+	Hint        string       `json:"hint,omitempty"` // command that cures it
+	Exit        int          `json:"exit,omitempty"` // exit code of the command line, 0 is unclassified
 	Kind        string       `json:"kind,omitempty"`
 	Secret      []byte       `json:"secret,omitempty"`
 	Status      *Status      `json:"status,omitempty"`
@@ -109,13 +111,9 @@ type Response struct {
 	Replaced    bool         `json:"replaced,omitempty"`
 }
 
-// Codes of refusals.
+// Codes of refusals, besides those of package store.
 const (
 	CodeLocked       = "vault_locked"
-	CodeMissing      = "vault_missing"
-	CodeDamaged      = "vault_damaged"
-	CodeNewer        = "vault_newer"
-	CodePermissions  = "vault_permissions"
 	CodeWrong        = "wrong_passphrase"
 	CodeNoCredential = "credential_missing"
 	CodeNotGranted   = "not_granted"
@@ -128,6 +126,8 @@ const (
 type Refusal struct {
 	Code    string
 	Message string
+	Hint    string
+	Exit    int
 }
 
 func (r *Refusal) Error() string { return r.Message }
@@ -153,7 +153,7 @@ func (r *Response) err() error {
 	if r.Code == "" {
 		return nil
 	}
-	return &Refusal{r.Code, r.Message}
+	return &Refusal{r.Code, r.Message, r.Hint, r.Exit}
 }
 
 // DecodeRequest reads one message strictly: one JSON object, no unknown fields, nothing after it.

@@ -196,5 +196,5 @@ func (h *Holder) openBelow(path string, limit int64) ([]byte, error) {
 // refusalOf turns an error into a response; texts of this package and the store hold no secret.
 func refusalOf(err error) keyholder.Response {
 	p := problem.Of(err)
-	return keyholder.Response{Code: p.Code, Message: p.Message}
+	return keyholder.Response{Code: p.Code, Message: p.Message, Hint: p.Hint, Exit: p.Exit}
 }
