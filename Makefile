@@ -1,0 +1,80 @@
+# terok: build, test and measure. Works from a fresh clone; see docs/ for the user's pages.
+#
+#   make build    bin/terok, static
+#   make test     unit tests, then end-to-end tests in real rootless podman (scripts/rootless)
+#   make demo     see all of it
+#   make lint     gofmt, go vet, staticcheck
+#   make fuzz     every fuzz target for FUZZTIME (30s) each; PKG=./internal/git for one package
+#   make bench    measurements, every sample printed; writes bench.json
+#   make mutants  each guard removed in turn: its attack test must fail
+SHELL      := /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DELETE_ON_ERROR:
+
+FUZZTIME ?= 30s
+PKG      ?= ./...
+TESTARGS ?=
+export CGO_ENABLED = 0
+
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-dev)
+commit  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+date    := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo unknown)
+ldflags := -s -w -X terok/internal/version.Version=$(version) -X terok/internal/version.Commit=$(commit) -X terok/internal/version.Date=$(date)
+
+.PHONY: all build test unit e2e demo lint fuzz bench mutants test-agents leftovers clean
+all: build
+
+build:
+	@command -v go >/dev/null || { echo "Go 1.26 is needed to build terok: https://go.dev/dl/" >&2; exit 1; }
+	go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o bin/terok ./cmd/terok
+
+test: unit e2e
+	@echo "ok: unit and end-to-end tests passed"
+
+unit:
+	go test $(TESTARGS) $$(go list ./... | grep -v '^terok/test/')
+
+# The base image first, so that its download is no test's. Two packages at a time: they share one
+# podman store and two cores.
+e2e: build
+	scripts/rootless setup
+	packages="$$(go list ./test/... 2>/dev/null)"; \
+	if [ -z "$$packages" ]; then echo "no end-to-end packages" >&2; exit 1; fi; \
+	scripts/rootless base; \
+	scripts/rootless run -- go test -count=1 -timeout 20m -p 2 $(TESTARGS) ./test/...
+
+demo: build
+	scripts/rootless run -- bin/terok demo
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w $$unformatted" >&2; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+fuzz:
+	@go list -f '{{.ImportPath}} {{.Dir}}' $(PKG) | while read -r package dir; do \
+	  for target in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' "$$dir" --include='*_test.go' --exclude-dir='*' 2>/dev/null | awk '{ print $$2 }'); do \
+	    echo "$$package $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+	  done; \
+	done
+
+bench: build
+	scripts/rootless base
+	scripts/rootless run -- go test -run '^$$' -bench . -count=1 -timeout 60m ./test/bench/...
+
+mutants: build
+	scripts/rootless base
+	go run ./test/mutants
+
+# The real agents against the scripted provider; needs the npm registry.
+test-agents: build
+	scripts/rootless base
+	scripts/rootless run -- go test -count=1 -timeout 30m -run Agent ./test/...
+
+leftovers:
+	scripts/rootless run -- scripts/leftovers
+
+clean:
+	rm -rf bin
