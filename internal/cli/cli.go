@@ -133,6 +133,9 @@ func (e *env) open() error {
 	if err != nil {
 		return problem.New("environment", problem.Usage, "%w", err)
 	}
+	if err := roots.Check(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the terok program: %w", err)

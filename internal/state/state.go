@@ -4,23 +4,23 @@
 // three fields.
 //
 // Directories are 0700 and files 0600. Writes go to a temporary file beside the target, are
-// synced, renamed over it, and the directory is synced as well.
+// synced, renamed over it, and the directory is synced as well; what a killed writer leaves is
+// removed by a later write of the same file. Reads refuse symbolic links and files that somebody
+// else owns or may write. Locks are flock(2) and end with their process.
 package state
 
 import (
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
+	"syscall"
 
-	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
+	"terok/internal/problem"
 )
 
 // Roots are the three directories below which terok keeps everything.
@@ -109,102 +109,29 @@ func (r Roots) RunDir(key string) string {
 	return filepath.Join(r.Runtime, "run", strings.ToLower(base32.HexEncoding.EncodeToString(sum[:8]))[:13])
 }
 
-// MkdirAll makes a private directory (0700) and its parents.
-func MkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
-
-// WriteFile replaces path atomically and durably with mode 0600, making its directory if need be.
-func WriteFile(path string, data []byte) error { return WriteFileMode(path, data, 0o600) }
-
-// WriteFileMode is WriteFile with a mode of the caller's.
-func WriteFileMode(path string, data []byte, mode fs.FileMode) error {
-	if err := MkdirAll(filepath.Dir(path)); err != nil {
-		return err
-	}
-	err := renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)),
-		renameio.IgnoreUmask(), renameio.WithStaticPermissions(mode))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncDir(filepath.Dir(path)) // renameio does not
-}
-
-// WriteJSON replaces path atomically with v as indented JSON.
-func WriteJSON(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
-	}
-	return WriteFile(path, append(data, '\n'))
-}
-
-// ReadJSON reads a file that terok wrote. Unknown fields are an error: they come from a newer
-// version or from somebody else's hand. A missing file is an error that is fs.ErrNotExist.
-func ReadJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%s is damaged: %w", path, err)
+// Check refuses roots in which somebody else could put files: a root that exists must be a
+// directory of this user that neither group nor others can write. A root that does not exist is
+// fine, it is made 0700 when it is needed.
+func (r Roots) Check() error {
+	for _, dir := range []string{r.Config, r.Data, r.Runtime} {
+		fi, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return problem.New("state_unreadable", problem.Usage, "cannot use %s: %w", dir, err)
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		switch {
+		case !fi.IsDir():
+			return problem.New("state_unsafe", problem.Usage, "%s is not a directory", dir)
+		case !ok || int(st.Uid) != os.Geteuid():
+			return problem.New("state_unsafe", problem.Usage, "%s belongs to another user", dir).
+				WithHint("set XDG_CONFIG_HOME, XDG_DATA_HOME and XDG_RUNTIME_DIR to directories of your own, or: sudo chown -R \"$USER\" %s", dir)
+		case fi.Mode().Perm()&0o022 != 0:
+			return problem.New("state_unsafe", problem.Usage, "%s can be written by others (mode %04o)", dir, fi.Mode().Perm()).
+				WithHint("chmod go-w %s", dir)
+		}
 	}
 	return nil
-}
-
-// ErrLocked says that another process holds the lock.
-var ErrLocked = errors.New("locked by another terok process")
-
-// Lock takes the exclusive lock of path (the file path+".lock") and waits for it.
-// The lock ends with unlock or with the process, so a kill -9 leaves none behind.
-func Lock(path string) (unlock func(), err error) { return lock(path, unix.LOCK_EX) }
-
-// TryLock is Lock that does not wait: it fails with ErrLocked.
-func TryLock(path string) (unlock func(), err error) {
-	return lock(path, unix.LOCK_EX|unix.LOCK_NB)
-}
-
-// LockFor is Lock that gives up with ErrLocked after wait.
-func LockFor(path string, wait time.Duration) (unlock func(), err error) {
-	deadline := time.Now().Add(wait)
-	for {
-		unlock, err = TryLock(path)
-		if !errors.Is(err, ErrLocked) || time.Now().After(deadline) {
-			return unlock, err
-		}
-		time.Sleep(2 * time.Millisecond) // flock(2) has no timeout
-	}
-}
-
-func lock(path string, how int) (func(), error) {
-	if err := MkdirAll(filepath.Dir(path)); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", path, ErrLocked)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
