@@ -29,9 +29,10 @@ func builtinAgents() map[string]*Agent {
 					"setup-token": "it would make a long-lived credential inside the container; on the host: terok auth claude",
 				},
 				Env: map[string]string{
-					"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-					"DISABLE_AUTOUPDATER":                      "1",
-					"CLAUDE_CODE_DISABLE_TERMINAL_TITLE":       "1",
+					"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC":             "1",
+					"DISABLE_AUTOUPDATER":                                  "1",
+					"CLAUDE_CODE_DISABLE_TERMINAL_TITLE":                   "1",
+					"CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
 				},
 				Home: []sandbox.HomeFile{
 					{
@@ -46,6 +47,18 @@ func builtinAgents() map[string]*Agent {
 				Author: sandbox.Identity{Name: "Claude", Email: "noreply@anthropic.com"},
 			},
 		},
+		"script": {
+			Name:      "script",
+			Title:     "small built-in agent without Claude Code",
+			Command:   sandbox.GuestProgram,
+			Providers: []string{"anthropic"},
+			Stream:    "claude",
+			Spec: sandbox.Agent{
+				Args:     []string{"guest", "agent", "--scripted"},
+				Headless: []string{},
+				Author:   sandbox.Identity{Name: "terok script", Email: "noreply@terok.ai"},
+			},
+		},
 		"shell": {
 			Name:    "shell",
 			Title:   "a shell, no agent",
@@ -53,7 +66,6 @@ func builtinAgents() map[string]*Agent {
 			Stream:  "plain",
 			Spec: sandbox.Agent{
 				Headless: []string{"-s"}, // the prompt is a script on stdin
-				Args:     nil,
 			},
 		},
 	}

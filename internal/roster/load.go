@@ -1,10 +1,209 @@
 package roster
 
-import "terok/internal/state"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"terok/internal/config"
+	"terok/internal/problem"
+	"terok/internal/sandbox"
+	"terok/internal/state"
+)
 
 // Load returns the built-in entries with the user's files laid over them. A missing directory is
-// an empty one. It fails only when a directory exists and cannot be read.
+// an empty one; what is wrong with one file is that entry's error (see Problems). Load itself
+// fails only when a directory exists and cannot be listed.
 func Load(roots state.Roots) (*Roster, error) {
 	r := &Roster{agents: builtinAgents(), providers: builtinProviders(), broken: map[string]error{}}
+	err := files(roots.ProvidersDir(), func(name, path string) {
+		p, err := loadProvider(name, path, r.providers[name])
+		if err != nil {
+			r.broken["providers/"+name] = err
+			delete(r.providers, name)
+			return
+		}
+		r.providers[name] = p
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = files(roots.AgentsConfigDir(), func(name, path string) {
+		a, err := loadAgent(name, path, r.agents[name])
+		if err != nil {
+			r.broken["agents/"+name] = err
+			delete(r.agents, name)
+			return
+		}
+		r.agents[name] = a
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range keys(r.agents) {
+		for _, p := range r.agents[name].Providers {
+			if r.providers[p] == nil && r.broken["providers/"+p] == nil {
+				r.broken["agents/"+name] = problem.New("provider_unknown", problem.Usage, "agent %s names provider %q, which does not exist", name, p).
+					WithHint("write %s", filepath.Join(roots.ProvidersDir(), p+".yml"))
+			}
+		}
+	}
 	return r, nil
+}
+
+// files calls fn for every NAME.yml of a directory, in order.
+func files(dir string, fn func(name, path string)) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return problem.New("config_unreadable", problem.Usage, "cannot list %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".yml"); ok && !strings.HasPrefix(name, ".") {
+			fn(name, filepath.Join(dir, e.Name()))
+		}
+	}
+	return nil
+}
+
+var (
+	entryName  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+)
+
+// badName is the error of a file whose stem cannot be an entry's name, nil for a good one.
+func badName(name, path string) error {
+	if entryName.MatchString(name) {
+		return nil
+	}
+	return problem.New("config_invalid", problem.Usage, "%s: the file's name must be an entry's name: a lower-case letter, then at most 31 letters, digits and hyphens, then .yml", path)
+}
+
+// agentFile is agents/NAME.yml. Keys that it does not set keep the built-in entry's values.
+type agentFile struct {
+	Title        string            `yaml:"title"`
+	Install      installFile       `yaml:"install"`
+	Command      string            `yaml:"command"`
+	Providers    []string          `yaml:"providers"`
+	Egress       []string          `yaml:"egress"`
+	Stream       string            `yaml:"stream" oneof:"claude plain"`
+	Args         []string          `yaml:"args"`
+	Interactive  []string          `yaml:"interactive"`
+	Headless     []string          `yaml:"headless"`
+	Permission   []string          `yaml:"permission"`
+	Instructions []string          `yaml:"instructions"`
+	NewSession   []string          `yaml:"new_session"`
+	Resume       []string          `yaml:"resume"`
+	SessionFile  string            `yaml:"session_file"`
+	Env          map[string]string `yaml:"env"`
+	Home         []homeFile        `yaml:"home"`
+	Author       identityFile      `yaml:"author"`
+}
+
+type installFile struct {
+	Package string `yaml:"package"`
+	Version string `yaml:"version"`
+	Bin     string `yaml:"bin"`
+}
+
+type homeFile struct {
+	Path    string `yaml:"path"`
+	Content string `yaml:"content"`
+	Merge   bool   `yaml:"merge"`
+}
+
+type identityFile struct {
+	Name  string `yaml:"name"`
+	Email string `yaml:"email"`
+}
+
+var npmPackage = regexp.MustCompile(`^(@[a-z0-9._-]+/)?[a-z0-9._-]+(\{arch\}[a-z0-9._-]*)?$`)
+var exactVersion = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+
+// Validate implements config.Validator.
+func (f *agentFile) Validate() []config.FieldError {
+	var errs []config.FieldError
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
+	}
+	if f.Install.Package != "" {
+		if !npmPackage.MatchString(f.Install.Package) {
+			bad("install.package", "must be the name of an npm package")
+		}
+		if !exactVersion.MatchString(f.Install.Version) {
+			bad("install.version", "must be one exact version, e.g. 1.2.3")
+		}
+		if !filepath.IsLocal(f.Install.Bin) {
+			bad("install.bin", "must be a relative path inside the bundle")
+		}
+	} else if f.Command == "" {
+		bad("command", "the program to run, or install, is needed")
+	}
+	for k := range f.Env {
+		if !envName.MatchString(k) {
+			bad("env", "%q is not a name of an environment variable", k)
+		}
+	}
+	for i, h := range f.Home {
+		if !filepath.IsLocal(h.Path) {
+			bad(fmt.Sprintf("home[%d].path", i), "must be relative to the home directory and stay in it")
+		}
+	}
+	for i, p := range f.Providers {
+		if !entryName.MatchString(p) {
+			bad(fmt.Sprintf("providers[%d]", i), "%q is not a provider's name", p)
+		}
+	}
+	return errs
+}
+
+func loadAgent(name, path string, base *Agent) (*Agent, error) {
+	if err := badName(name, path); err != nil {
+		return nil, err
+	}
+	if base == nil {
+		base = &Agent{Title: name, Stream: "plain"}
+	}
+	s := base.Spec
+	f := agentFile{
+		Title: base.Title, Install: installFile(base.Install), Command: base.Command, Providers: base.Providers,
+		Egress: base.Egress, Stream: base.Stream, Args: s.Args, Interactive: s.Interactive, Headless: s.Headless,
+		Permission: s.Permission, Instructions: s.Instructions, NewSession: s.NewSession, Resume: s.Resume,
+		SessionFile: s.SessionFile, Env: s.Env, Author: identityFile(s.Author),
+	}
+	for _, h := range s.Home {
+		f.Home = append(f.Home, homeFile{Path: h.Path, Content: h.Content, Merge: h.Merge})
+	}
+	if err := config.Load(path, &f); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		Name: name, Title: f.Title, Install: Install(f.Install), Command: f.Command, Providers: f.Providers,
+		Egress: f.Egress, Stream: f.Stream,
+		Spec: sandbox.Agent{
+			Args: f.Args, Interactive: f.Interactive, Headless: f.Headless, Permission: f.Permission,
+			Instructions: f.Instructions, NewSession: f.NewSession, Resume: f.Resume, SessionFile: f.SessionFile,
+			Refuse: s.Refuse, Env: f.Env, Author: sandbox.Identity(f.Author),
+		},
+	}
+	for _, h := range f.Home {
+		a.Spec.Home = append(a.Spec.Home, sandbox.HomeFile{Path: h.Path, Mode: 0o600, Content: h.Content, Merge: h.Merge})
+	}
+	return a, nil
+}
+
+// suggest names the nearest known word, or the command that lists them.
+func suggest(word string, known []string, list string) string {
+	if s := config.Suggest(word, known); s != "" && slices.Contains(known, s) {
+		return "did you mean " + s + "?"
+	}
+	return list
 }
