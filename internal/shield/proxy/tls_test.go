@@ -31,6 +31,20 @@ func clientHello(t testing.TB, name string, protos ...string) []byte {
 	return c.b.Bytes()
 }
 
+// fixedHello is a small ClientHello without random parts, so that fuzzing is repeatable.
+func fixedHello(name string) []byte {
+	ext := []byte{0, 43, 0, 3, 2, 3, 4} // supported_versions: 1.3
+	if n := len(name); n > 0 {
+		ext = append(ext, 0, 0, 0, byte(n+5), 0, byte(n+3), 0, 0, byte(n))
+		ext = append(ext, name...)
+	}
+	msg := append([]byte{3, 3}, make([]byte, 33)...)                          // random, no session
+	msg = append(msg, 0, 2, 0x13, 1, 1, 0, byte(len(ext)>>8), byte(len(ext))) // one suite, no compression
+	msg = append(msg, ext...)
+	msg = append([]byte{1, 0, byte(len(msg) >> 8), byte(len(msg))}, msg...)
+	return append([]byte{22, 3, 1, byte(len(msg) >> 8), byte(len(msg))}, msg...)
+}
+
 type capture struct {
 	replay
 	b bytes.Buffer
