@@ -1,7 +1,7 @@
 // Package control is the language between a supervisor and everybody who talks to it: HTTP and
 // JSON on a unix socket, for the operator's faces; and the guest's small protocol on the
-// container's side (guest.go). It holds types, clients and the
-// listening side (Listen, CheckPeer, Handler); what is done is the backend's.
+// container's side (guest.go). It holds the types, the client and the listening side (Listen,
+// CheckPeer, Handler); what an answer means is the backend's business.
 //
 // The socket is $XDG_RUNTIME_DIR/terok/run/<key>/control.sock, directory 0700, socket 0600,
 // never mounted into a container; the peer's uid and uid_map are checked.
