@@ -36,8 +36,9 @@ func (b *bucket) take(n int, now time.Time) bool {
 }
 
 const (
-	foldTime = 30 * time.Second // one line per event and name
-	maxFolds = 1024             // names remembered for that
+	foldTime  = 30 * time.Second // one line per event and name
+	limitFold = 5 * time.Minute  // one line per limit and kind of malformed message
+	maxFolds  = 1024             // names remembered for that
 )
 
 // folder writes ledger lines at a bounded rate: the first of its kind at once, repetitions and
@@ -63,8 +64,8 @@ func newFolder(rec audit.Recorder, lines int) *folder {
 	return &folder{rec: rec, lines: lines, folds: map[string]*fold{}, over: map[string]uint64{}}
 }
 
-// add records an event under a key; events with the same key are folded.
-func (f *folder) add(e audit.Event, key string, now time.Time) {
+// add records an event under a key; events with the same key are folded for a time.
+func (f *folder) add(e audit.Event, key string, now time.Time, span time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key = e.Ev + " " + key
@@ -83,7 +84,7 @@ func (f *folder) add(e audit.Event, key string, now time.Time) {
 		return
 	}
 	f.used++
-	f.folds[key] = &fold{event: e, until: now.Add(foldTime)}
+	f.folds[key] = &fold{event: e, until: now.Add(span)}
 	f.rec.Record(e)
 }
 

@@ -92,13 +92,7 @@ func (l *Lookup) LookupHost(ctx context.Context, name string) ([]netip.Addr, err
 		l.mu.Unlock()
 		return c.addrs, c.err
 	}
-	f := l.flights[name]
-	if f == nil {
-		f = &flight{done: make(chan struct{})}
-		l.flights[name] = f
-		// The flight outlives a caller that gives up, as others may wait; Upstream ends it.
-		go l.fly(context.WithoutCancel(ctx), name, f)
-	}
+	f := l.flight(ctx, name)
 	l.mu.Unlock()
 	select {
 	case <-f.done:
@@ -108,15 +102,48 @@ func (l *Lookup) LookupHost(ctx context.Context, name string) ([]netip.Addr, err
 	}
 }
 
-// Cached tells whether LookupHost would answer without asking upstream.
-func (l *Lookup) Cached(name string) bool {
+// flight returns the flight for a name, a new one if there is none. The caller holds the lock. A
+// flight outlives a caller that gives up, as others may wait for it; it ends after upstreamTotal.
+func (l *Lookup) flight(ctx context.Context, name string) *flight {
+	f := l.flights[name]
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		l.flights[name] = f
+		go l.fly(context.WithoutCancel(ctx), name, f)
+	}
+	return f
+}
+
+// begin starts the question for a name, so that the next peek sees it.
+func (l *Lookup) begin(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flight(context.Background(), name)
+}
+
+// knowledge is what a Lookup has about a name.
+type knowledge uint8
+
+const (
+	unknown knowledge = iota
+	asked             // a question is under way
+	known
+)
+
+// peek returns what LookupHost would return as its error without asking, where that is known.
+func (l *Lookup) peek(name string) (knowledge, error) {
 	if len(l.hosts.lookup(name)) > 0 {
-		return true
+		return known, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c, ok := l.cache[name]
-	return ok && l.now().Before(c.until) || l.flights[name] != nil
+	if c, ok := l.cache[name]; ok && l.now().Before(c.until) {
+		return known, c.err
+	}
+	if l.flights[name] != nil {
+		return asked, nil
+	}
+	return unknown, nil
 }
 
 func (l *Lookup) fly(ctx context.Context, name string, f *flight) {

@@ -5,11 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
-
-	mdns "github.com/miekg/dns"
 )
-
-const rcodeServFail = mdns.RcodeServerFailure
 
 // sender is where a packet came from. UDP sockets have calls that do not allocate addresses.
 type sender struct {

@@ -28,10 +28,15 @@ type Counters struct {
 }
 
 // Limits bound what one container can make the resolver do. Zero values mean the defaults.
+//
+// The rate counts queries that cost something: a name that is new here, or a question for
+// upstream. What is answered from memory (a name asked again, a denied, local or malformed one)
+// is not in it: five hundred programs that start at once with one name must all get an answer.
 type Limits struct {
 	Rate         float64 // queries per second, 50
 	Burst        int     // 200
-	Upstream     int     // queries that wait for upstream at one time, 64
+	Upstream     int     // queries to upstream at one time, 64
+	Waiting      int     // queries that wait for the same answers as those, 512
 	TunnelRate   float64 // bytes per second of names sent upstream that no rule names exactly, 64
 	TunnelBurst  int     // bytes, 8192
 	Streams      int     // TCP connections at one time, 32
@@ -42,6 +47,7 @@ func (l Limits) orDefault() Limits {
 	set(&l.Rate, 50)
 	set(&l.Burst, 200)
 	set(&l.Upstream, 64)
+	set(&l.Waiting, 512)
 	set(&l.TunnelRate, 64)
 	set(&l.TunnelBurst, 8192)
 	set(&l.Streams, 32)
@@ -72,13 +78,14 @@ type Resolver struct {
 	Now      func() time.Time // nil: time.Now
 	Counters Counters
 
-	once   sync.Once
-	limits Limits
-	rate   *bucket
-	tunnel *bucket
-	events *folder
-	slots  chan struct{} // queries that wait for upstream
-	host   string
+	once     sync.Once
+	limits   Limits
+	rate     *bucket
+	tunnel   *bucket
+	events   *folder
+	upstream chan struct{} // a place for each query to upstream
+	waiting  chan struct{} // and for each that waits with it
+	host     string
 }
 
 // prepare derives the private fields once, from whichever Serve comes first.
@@ -95,7 +102,8 @@ func (r *Resolver) prepare() {
 		r.rate = newBucket(r.limits.Rate, r.limits.Burst, now)
 		r.tunnel = newBucket(r.limits.TunnelRate, r.limits.TunnelBurst, now)
 		r.events = newFolder(r.Record, r.limits.EventsMinute)
-		r.slots = make(chan struct{}, r.limits.Upstream)
+		r.upstream = make(chan struct{}, r.limits.Upstream)
+		r.waiting = make(chan struct{}, r.limits.Waiting)
 		r.host = strings.ToLower(r.Hostname)
 	})
 }
@@ -104,9 +112,11 @@ func (r *Resolver) prepare() {
 type answer struct {
 	none bool   // nothing is sent
 	wire []byte // ready
-	// wait makes an answer of at most size bytes; it blocks, and its caller holds a slot for it.
-	wait  func(ctx context.Context, size int) []byte
-	query *query // that wait is about, a copy
+	// wait makes the answer to query, of at most size bytes. It blocks; its caller gives the place
+	// that was taken for it back.
+	wait  waiter
+	place chan struct{}
+	query *query // a copy
 }
 
 // handle judges one message. out is the buffer for an answer that is ready. The message may be
@@ -129,9 +139,6 @@ func (r *Resolver) handle(msg, out []byte) answer {
 	switch {
 	case p == nil || p.Posture() == policy.Quarantine:
 		rep.rcode = mdns.RcodeRefused
-	case !r.rate.take(1, now):
-		r.limited("more queries than the rate allows", now)
-		rep.rcode = mdns.RcodeRefused
 	case q.opcode != mdns.OpcodeQuery:
 		rep.rcode = mdns.RcodeNotImplemented
 	case q.version != 0:
@@ -142,10 +149,10 @@ func (r *Resolver) handle(msg, out []byte) answer {
 		r.badMessage(&q, "the name has bytes outside of [a-z0-9_-]")
 		rep.rcode = mdns.RcodeFormatError
 	default:
-		if wait := r.judge(&q, &rep, p, now); wait != nil {
+		if wait, place := r.judge(&q, &rep, p, now); wait != nil {
 			own := q
 			own.question = bytes.Clone(q.question)
-			return answer{query: &own, wait: func(ctx context.Context, size int) []byte { return wait(ctx, &own, size) }}
+			return answer{wait: wait, place: place, query: &own}
 		}
 	}
 	if rep.rcode != mdns.RcodeSuccess {
@@ -161,37 +168,38 @@ func ready(out []byte, q *query, rep *reply) answer {
 // waiter answers a query with the help of upstream, in at most size bytes.
 type waiter func(ctx context.Context, q *query, size int) []byte
 
-// judge answers a sound question of class IN, or returns the work that needs upstream.
-func (r *Resolver) judge(q *query, rep *reply, p *policy.Policy, now time.Time) waiter {
+// judge answers a sound question of class IN, or returns the work that needs upstream and the
+// kind of place that was taken for it.
+func (r *Resolver) judge(q *query, rep *reply, p *policy.Policy, now time.Time) (waiter, chan struct{}) {
 	switch q.qtype {
 	case mdns.TypePTR:
 		r.pointer(q, rep)
-		return nil
+		return nil, nil
 	case mdns.TypeA, mdns.TypeAAAA, mdns.TypeHTTPS, mdns.TypeSVCB, mdns.TypeANY, mdns.TypeMX, mdns.TypeSRV,
 		mdns.TypeTXT, mdns.TypeNS, mdns.TypeCAA, mdns.TypeSOA, mdns.TypeCNAME:
 	default: // AXFR, IXFR, NULL and everything unknown
 		r.blocked(q, "type is not served", now)
 		rep.rcode = mdns.RcodeRefused
-		return nil
+		return nil, nil
 	}
 	if r.local(q, rep) {
-		return nil
+		return nil, nil
 	}
 	if r.Routed != nil && r.Routed(q.name) {
 		// The vault dials its upstream itself; policy may well deny the name to everybody else.
 		r.synthetic(q, rep, true, now)
-		return nil
+		return nil, nil
 	}
 	class := p.Name(q.name, now)
 	switch class {
 	case policy.Refused:
 		rep.rcode, rep.ede = mdns.RcodeNameError, edeDenied
-		r.events.add(audit.Event{Ev: "name_denied", Actor: "workload", Name: q.name, Proto: "dns", Verdict: "deny", Detail: typeDetail(q)}, q.name, now)
-		return nil
+		r.events.add(audit.Event{Ev: "name_denied", Actor: "workload", Name: q.name, Proto: "dns", Verdict: "deny", Detail: typeDetail(q)}, q.name, now, foldTime)
+		return nil, nil
 	case policy.Local:
 		r.blocked(q, "a local or metadata name", now)
 		rep.rcode = mdns.RcodeNameError
-		return nil
+		return nil, nil
 	case policy.Listed:
 		return r.listed(q, rep, p, now)
 	}
@@ -200,7 +208,7 @@ func (r *Resolver) judge(q *query, rep *reply, p *policy.Policy, now time.Time) 
 	if q.qtype != mdns.TypeA {
 		r.Counters.Refused.Add(1)
 	}
-	return nil
+	return nil, nil
 }
 
 // synthetic answers without upstream: the name's own address for A, HINFO for ANY (RFC 8482 §4.2),
@@ -209,11 +217,10 @@ func (r *Resolver) judge(q *query, rep *reply, p *policy.Policy, now time.Time) 
 func (r *Resolver) synthetic(q *query, rep *reply, pinned bool, now time.Time) {
 	switch q.qtype {
 	case mdns.TypeA:
-		a, ok := r.Table.Addr(q.name, pinned)
-		if !ok {
-			rep.rcode = mdns.RcodeServerFailure
+		if !r.Table.Has(q.name) && !r.spend(rep, now) {
 			return
 		}
+		a, _ := r.Table.Addr(q.name, pinned)
 		b := a.As4()
 		rep.add(mdns.TypeA, answerTTL, b[:])
 	case mdns.TypeANY:
@@ -221,45 +228,82 @@ func (r *Resolver) synthetic(q *query, rep *reply, pinned bool, now time.Time) {
 	}
 }
 
+// spend takes one query from the rate, or refuses.
+func (r *Resolver) spend(rep *reply, now time.Time) bool {
+	if r.rate.take(1, now) {
+		return true
+	}
+	r.limited("more queries than the rate allows", now)
+	rep.rcode, rep.ede = mdns.RcodeRefused, edeBlocked
+	return false
+}
+
 // listed handles a name that may be sent upstream.
-func (r *Resolver) listed(q *query, rep *reply, p *policy.Policy, now time.Time) waiter {
+func (r *Resolver) listed(q *query, rep *reply, p *policy.Policy, now time.Time) (waiter, chan struct{}) {
+	work := r.forward
 	switch q.qtype {
 	case mdns.TypeAAAA, mdns.TypeHTTPS, mdns.TypeSVCB, mdns.TypeANY:
 		r.synthetic(q, rep, true, now)
-		return nil
+		return nil, nil
 	case mdns.TypeA:
-		if r.Lookup.Cached(q.name) {
-			break // the name has been sent already
-		}
-		fallthrough
-	default:
-		// Below a wildcard the container chooses the labels, and whoever serves the zone reads
-		// them: a slow channel is left, as everywhere where names resolve, a fast one is not.
-		if !p.Exact(q.name, now) && !r.tunnel.take(len(q.name), now) {
-			r.limited("more different names below a wildcard than the tunnel cap allows", now)
-			rep.rcode, rep.ede = mdns.RcodeRefused, edeBlocked
-			return nil
+		work = r.resolve
+		switch state, err := r.Lookup.peek(q.name); state {
+		case known:
+			r.like(q, rep, err)
+			return nil, nil
+		case asked:
+			return r.take(r.waiting, work, rep, now)
 		}
 	}
-	if q.qtype == mdns.TypeA {
-		return r.resolve
+	if !r.spend(rep, now) {
+		return nil, nil
 	}
-	return r.forward
+	// Below a wildcard the container chooses the labels, and whoever serves the zone reads them: a
+	// slow channel is left, as everywhere where names resolve, a fast one is not.
+	if !p.Exact(q.name, now) && !r.tunnel.take(len(q.name), now) {
+		r.limited("more different names below a wildcard than the tunnel cap allows", now)
+		rep.rcode, rep.ede = mdns.RcodeRefused, edeBlocked
+		return nil, nil
+	}
+	w, place := r.take(r.upstream, work, rep, now)
+	if w != nil && q.qtype == mdns.TypeA {
+		r.Lookup.begin(q.name) // here, so that the next query for it sees that it is asked
+	}
+	return w, place
 }
 
-// resolve answers A for a listed name as the host's resolvers would, but for the address.
-func (r *Resolver) resolve(ctx context.Context, q *query, _ int) []byte {
-	r.Counters.Forwarded.Add(1)
-	var rep reply
-	_, err := r.Lookup.LookupHost(ctx, q.name)
+// take takes a place for work, or answers SERVFAIL when too much waits already.
+func (r *Resolver) take(place chan struct{}, w waiter, rep *reply, now time.Time) (waiter, chan struct{}) {
+	select {
+	case place <- struct{}{}:
+		return w, place
+	default:
+		r.limited("too many queries wait for upstream", now)
+		rep.rcode = mdns.RcodeServerFailure
+		return nil, nil
+	}
+}
+
+// like answers A as the host's resolvers did, but for the address.
+func (r *Resolver) like(q *query, rep *reply, err error) {
 	switch e := err.(type) {
 	case nil:
-		r.synthetic(q, &rep, true, r.Now())
+		a, _ := r.Table.Addr(q.name, true)
+		b := a.As4()
+		rep.add(mdns.TypeA, answerTTL, b[:])
 	case *LookupError:
 		rep.rcode = e.Rcode
 	default:
 		rep.rcode = mdns.RcodeServerFailure
 	}
+}
+
+// resolve answers A for a listed name.
+func (r *Resolver) resolve(ctx context.Context, q *query, _ int) []byte {
+	r.Counters.Forwarded.Add(1)
+	var rep reply
+	_, err := r.Lookup.LookupHost(ctx, q.name)
+	r.like(q, &rep, err)
 	return appendReply(nil, q, &rep)
 }
 
@@ -376,12 +420,12 @@ func reverse(name string) (netip.Addr, bool) {
 func (r *Resolver) blocked(q *query, reason string, now time.Time) {
 	r.events.add(audit.Event{
 		Ev: "name_blocked", Actor: "workload", Name: q.name, Proto: "dns", Reason: reason, Detail: typeDetail(q),
-	}, q.name, now)
+	}, q.name, now, foldTime)
 }
 
 func (r *Resolver) limited(reason string, now time.Time) {
 	r.Counters.Limited.Add(1)
-	r.events.add(audit.Event{Ev: "dns_rate", Actor: "workload", Proto: "dns", Reason: reason}, "", now)
+	r.events.add(audit.Event{Ev: "dns_rate", Actor: "workload", Proto: "dns", Reason: reason}, "", now, limitFold)
 }
 
 // badMessage records a malformed message. Its bytes are shown, never taken for a name: labels that
@@ -392,7 +436,7 @@ func (r *Resolver) badMessage(q *query, reason string) {
 	if q.name != "" {
 		e.Detail = map[string]string{"bytes": text.Line(q.name, 0)}
 	}
-	r.events.add(e, "", r.Now())
+	r.events.add(e, "", r.Now(), limitFold)
 }
 
 func typeDetail(q *query) map[string]string {

@@ -14,12 +14,18 @@ const (
 	readers    = 2                // goroutines on a UDP socket
 	streamIdle = 10 * time.Second // for one message over TCP, and between two
 	flushEvery = 10 * time.Second
+	// readBuffer takes a burst of some thousand queries while the readers wait for a processor;
+	// the kernel gives less where net.core.rmem_max is lower. Bytes.
+	readBuffer = 2 << 20
 )
 
 // ServePacket answers queries on a UDP socket until the context ends (then nil) or the socket
 // fails. It closes the socket and returns after every goroutine of its own has ended.
 func (r *Resolver) ServePacket(ctx context.Context, c net.PacketConn) error {
 	r.prepare()
+	if b, ok := c.(interface{ SetReadBuffer(int) error }); ok {
+		b.SetReadBuffer(readBuffer) // best effort: a lost query is asked again
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -42,7 +48,7 @@ func (r *Resolver) ServePacket(ctx context.Context, c net.PacketConn) error {
 }
 
 // readPackets answers what can be answered at once in place, and leaves the rest to goroutines,
-// of which there are no more than slots.
+// of which there are no more than places.
 func (r *Resolver) readPackets(ctx context.Context, c net.PacketConn, wg *sync.WaitGroup) error {
 	buf := make([]byte, maxQuery)
 	out := make([]byte, 0, maxReply)
@@ -59,33 +65,17 @@ func (r *Resolver) readPackets(ctx context.Context, c net.PacketConn, wg *sync.W
 		case a.none:
 		case a.wait == nil:
 			from.send(c, a.wire)
-		case r.acquire():
-			wg.Go(func() {
-				defer r.release()
-				from.send(c, a.wait(ctx, a.query.size))
-			})
 		default:
-			from.send(c, r.busy(a.query))
+			wg.Go(func() {
+				defer a.leave()
+				from.send(c, a.wait(ctx, a.query, a.query.size))
+			})
 		}
 	}
 }
 
-func (r *Resolver) acquire() bool {
-	select {
-	case r.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (r *Resolver) release() { <-r.slots }
-
-// busy answers SERVFAIL when too many queries wait already.
-func (r *Resolver) busy(q *query) []byte {
-	r.limited("too many queries wait for upstream", r.Now())
-	return appendReply(nil, q, &reply{rcode: rcodeServFail})
-}
+// leave gives the place of an answer that had to wait back.
+func (a answer) leave() { <-a.place }
 
 // flushUntil writes folded ledger lines while the resolver serves, and the last of them at its end.
 func (r *Resolver) flushUntil(ctx context.Context) {
@@ -156,11 +146,9 @@ func (r *Resolver) ServeConn(ctx context.Context, c net.Conn) {
 		switch {
 		case a.none:
 			return
-		case a.wait != nil && r.acquire():
-			wire = a.wait(ctx, maxFrame)
-			r.release()
 		case a.wait != nil:
-			wire = r.busy(a.query)
+			wire = a.wait(ctx, a.query, maxFrame)
+			a.leave()
 		}
 		frame := binary.BigEndian.AppendUint16(make([]byte, 0, len(wire)+2), uint16(len(wire)))
 		if !r.deadline(ctx, c) {

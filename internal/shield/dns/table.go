@@ -98,6 +98,13 @@ func (t *Table) Addr(name string, pinned bool) (netip.Addr, bool) {
 	return t.addr(s.offset), true
 }
 
+// Has tells whether a name has an address now.
+func (t *Table) Has(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byName[name] != nil
+}
+
 // Name returns the name of a synthetic address; false for one that was never handed out or is
 // forgotten.
 func (t *Table) Name(a netip.Addr) (string, bool) {
