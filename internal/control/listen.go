@@ -57,12 +57,13 @@ func Listen(path string) (net.Listener, error) {
 		_ = os.Remove(tmp)
 		return nil, err
 	}
-	made, err := os.Lstat(path)
+	// The open descriptor keeps the inode's number from being given to a successor's socket.
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		l.Close()
 		return nil, err
 	}
-	return &listener{UnixListener: l, path: path, made: made}, nil
+	return &listener{UnixListener: l, path: path, made: os.NewFile(uintptr(fd), path)}, nil
 }
 
 // Inherit makes the listener of a socket that another process made with Listen and passed on as
@@ -146,7 +147,7 @@ func removeStale(path string) error {
 type listener struct {
 	*net.UnixListener
 	path string
-	made fs.FileInfo
+	made *os.File
 	once sync.Once
 }
 
@@ -159,9 +160,12 @@ func (l *listener) Close() error {
 	err := l.UnixListener.Close()
 	l.once.Do(func() {
 		// A successor may have put its own socket there.
-		if now, e := os.Lstat(l.path); e == nil && os.SameFile(now, l.made) {
+		now, err1 := os.Lstat(l.path)
+		made, err2 := l.made.Stat()
+		if err1 == nil && err2 == nil && os.SameFile(now, made) {
 			_ = os.Remove(l.path)
 		}
+		l.made.Close()
 	})
 	return err
 }
