@@ -13,8 +13,8 @@ func builtinProviders() map[string]*Provider {
 				Port:       443,
 				Header:     "x-api-key",
 				AltHeaders: []string{"Authorization"},
-				// Admin API: it mints keys.
-				DenyPaths: []string{"/v1/organizations"},
+				// The Admin API and the sign-in of Claude Code mint keys.
+				DenyPaths: []string{"/v1/organizations", "/api/oauth/claude_cli"},
 			},
 			Env:    map[string]string{"ANTHROPIC_API_KEY": sandbox.PhantomMark},
 			KeyURL: "https://console.anthropic.com/settings/keys",
