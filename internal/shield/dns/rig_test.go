@@ -37,14 +37,7 @@ func newWorld(t testing.TB, records ...string) *world {
 	for _, s := range records {
 		w.add(s)
 	}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := listen(t)
 	w.addr = pc.LocalAddr().String()
 	for _, s := range []*mdns.Server{{PacketConn: pc, Handler: w}, {Listener: l, Handler: w}} {
 		up := make(chan struct{})
@@ -55,6 +48,23 @@ func newWorld(t testing.TB, records ...string) *world {
 		t.Cleanup(func() { s.Shutdown(); <-done })
 	}
 	return w
+}
+
+// listen returns a UDP socket and a TCP listener on one port.
+func listen(t testing.TB) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 50 {
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := net.Listen("tcp", pc.LocalAddr().String()); err == nil {
+			return pc, l
+		}
+		pc.Close() // the TCP port belongs to somebody else
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
 }
 
 func (w *world) add(record string) {
@@ -190,14 +200,7 @@ func newRig(t testing.TB, posture policy.Posture, limits Limits) *rig {
 		Routed: func(name string) bool { return name == "routed.test" },
 	}
 	r.Lookup.now = r.clock.Now
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := listen(t)
 	r.addr = pc.LocalAddr().String()
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
