@@ -145,6 +145,7 @@ func (b *Builder) current(ctx context.Context, want *Ref) (bool, error) {
 
 // build runs the recipe and moves the tag to the result.
 func (b *Builder) build(ctx context.Context, l layer, want *Ref, baseID string, recipe []byte) (err error) {
+	old := want.ID // what the tag names now, of other inputs; may be empty
 	// The name of buildah's working container is made from the name of the base: a name of our
 	// own lets the sweep find what a killed build left, and nothing else.
 	stage := "terok-build-" + l.name + "-" + want.Hash[:12]
@@ -193,6 +194,10 @@ func (b *Builder) build(ctx context.Context, l layer, want *Ref, baseID string, 
 		}
 	}
 	_, err = b.Podman.Do(ctx, podman.Call{Args: []string{"tag", want.ID, want.Tag}, Timeout: podman.QueryTimeout})
+	if err == nil && !l.keepID && old != "" && old != want.ID {
+		// Only builds use it, so the old one is of no use; a task's L0 stays for the tasks it has.
+		_ = b.Podman.RemoveImage(ctx, old) // podman refuses if it is in use or has another name
+	}
 	return err
 }
 

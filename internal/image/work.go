@@ -27,6 +27,9 @@ func (b *Builder) workDir(recipe []byte) (dir string, cleanup func(), err error)
 	if err := state.MkdirAll(b.Roots.ImagesDir()); err != nil {
 		return "", nil, err
 	}
+	if err := b.sweepWork(time.Now()); err != nil {
+		return "", nil, err
+	}
 	dir, err = os.MkdirTemp(b.Roots.ImagesDir(), "build-")
 	if err != nil {
 		return "", nil, err
