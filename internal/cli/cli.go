@@ -98,6 +98,7 @@ var commands = []func(*env) *cobra.Command{
 	newAgentsCmd,
 	newVaultCmd,
 	newAuthCmd,
+	newAuditCmd,
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

@@ -1,0 +1,64 @@
+package terok
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"terok/internal/audit"
+	"terok/internal/problem"
+)
+
+// AuditVerify checks the hash chains of ledgers: of the one at path, or, with an empty path, of
+// the host's and of every task's and sandbox's. It returns a report for each ledger; a chain that
+// does not hold is Report.Break in it and the problem "ledger_broken" beside the reports.
+func (a *App) AuditVerify(ctx context.Context, path string) ([]audit.Report, error) {
+	paths := []string{path}
+	if path == "" {
+		paths = nil
+		for _, pattern := range []string{
+			a.Roots.HostLedger(),
+			filepath.Join(a.Roots.TasksDir("*"), "*", "audit.jsonl"),
+			filepath.Join(a.Roots.SandboxesDir(), "*", "audit.jsonl"),
+		} {
+			found, err := filepath.Glob(pattern)
+			if err != nil {
+				return nil, err
+			}
+			paths = append(paths, found...)
+		}
+	}
+	reports := []audit.Report{}
+	var broken []audit.Report
+	for _, p := range paths {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		r, err := audit.Verify(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			if path == "" {
+				continue // deleted meanwhile
+			}
+			return nil, problem.New("ledger_not_found", problem.NotFound, "there is no ledger at %s", p).
+				WithHint("terok audit verify")
+		}
+		if err != nil {
+			return nil, problem.New("ledger_unreadable", problem.Failed, "cannot read the ledger %s: %w", p, err)
+		}
+		reports = append(reports, r)
+		if r.Break != nil {
+			broken = append(broken, r)
+		}
+	}
+	if len(broken) == 0 {
+		return reports, nil
+	}
+	b := broken[0].Break
+	p := problem.New("ledger_broken", problem.Failed, "%s:%d: %s", b.File, b.Line, b.Reason)
+	if len(broken) > 1 {
+		p.Message += fmt.Sprintf(" (broken ledgers in all: %d)", len(broken))
+	}
+	return reports, p.WithHint("keep the file, and compare it with a backup or a receipt")
+}
