@@ -39,9 +39,6 @@ type body struct {
 // openBody prepares the body of r. Reading past limit gives errTooLarge.
 func openBody(w http.ResponseWriter, r *http.Request, limit int64, idle time.Duration) (*body, error) {
 	b := &body{raw: r.Body, rc: http.NewResponseController(w), idle: idle, limit: limit}
-	// Git answers (progress) while the client still sends. Only HTTP/1 needs to be told, and a
-	// response recorder cannot.
-	_ = b.rc.EnableFullDuplex()
 	switch r.Header.Get("Content-Encoding") {
 	case "", "identity":
 		b.plain = connection{b}
@@ -54,6 +51,10 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64, idle time.Dur
 	default:
 		return nil, errEncoding
 	}
+	// Git answers (progress) while the client still sends. Only HTTP/1 needs to be told, and a
+	// response recorder cannot. From here on the body must be read to its end (drain) or the
+	// connection given up: net/http would otherwise read it concurrently with the next request.
+	_ = b.rc.EnableFullDuplex()
 	return b, nil
 }
 
@@ -83,19 +84,25 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// errUnread says that the client sends on and on; its connection is given up.
+var errUnread = errors.New("the request goes on beyond its limit")
+
 // drain reads what is left, at most one more limit's worth, so that the client gets to reading
-// the answer. It reports whether the end was reached.
-func (b *body) drain() bool {
+// the answer.
+func (b *body) drain() error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for left := b.limit; left > 0; {
 		n, err := connection{b}.Read(*buf)
 		left -= int64(n)
+		if err == io.EOF {
+			return nil
+		}
 		if err != nil {
-			return err == io.EOF
+			return err
 		}
 	}
-	return false
+	return errUnread
 }
 
 // response is the answer: every write is flushed and has a deadline.

@@ -32,22 +32,40 @@ func (h *handler) receivePack(w http.ResponseWriter, r *http.Request) {
 	}
 	list, err := readCommands(in, h.Limits.MaxRefs)
 	if err != nil {
-		in.drain()
 		var reason errPush
 		if !errors.As(err, &reason) {
 			reason = "the push request ended early"
 		}
+		unread := in.drain()
 		refuse(w, http.StatusBadRequest, string(reason))
+		if unread != nil {
+			panic(http.ErrAbortHandler)
+		}
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-git-receive-pack-result")
 	if len(list.commands) == 0 {
-		return // git probes with an empty list before it sends much
+		if in.drain() != nil { // git probes with an empty list before it sends much
+			panic(http.ErrAbortHandler)
+		}
+		return
 	}
 	p := &push{h: h, list: list, out: newResponse(w, h.Limits.Idle)}
 	defer p.out.done()
+	defer h.sweep()
 	if err := p.run(r.Context(), in); err != nil {
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// sweep removes the quarantine directories of git processes that were killed. No other push runs
+// while the caller's does, so none of them is in use.
+func (h *handler) sweep() {
+	for _, pattern := range []string{"tmp_objdir-incoming-*", "incoming-*"} {
+		stale, _ := filepath.Glob(filepath.Join(h.Repo, "objects", pattern)) // the pattern is valid
+		for _, dir := range stale {
+			_ = os.RemoveAll(dir) // the next push tries again
+		}
 	}
 }
 
@@ -102,8 +120,8 @@ func (p *push) run(ctx context.Context, in *body) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	in.drain()
-	return p.answer(report, landed)
+	unread := in.drain()
+	return errors.Join(p.answer(report, landed), unread)
 }
 
 // fail marks every command that has not been refused yet.

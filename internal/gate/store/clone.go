@@ -269,7 +269,7 @@ func (v *cloneView) bring(ctx context.Context, id string, heads map[string]strin
 		}
 		fmt.Fprintln(&revs, "^"+tip)
 	}
-	c := v.cmd("pack-objects", "--revs", "--quiet", "--delta-base-offset", "--missing=error", filepath.Join(v.gitDir, "objects", "pack", "pack"))
+	c := v.cmd("pack-objects", "--revs", "--quiet", "--non-empty", "--delta-base-offset", "--missing=error", filepath.Join(v.gitDir, "objects", "pack", "pack"))
 	c.Config = append(c.Config, "pack.threads=2", "pack.packSizeLimit=0")
 	c.Stdin = strings.NewReader(revs.String())
 	if _, err := v.Git.Run(ctx, c); err != nil {
