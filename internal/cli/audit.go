@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terok/internal/audit"
+	"terok/internal/problem"
 )
 
 func newAuditCmd(e *env) *cobra.Command {
@@ -22,7 +23,12 @@ Lines cut off at the end leave a chain that holds: compare the number of lines a
 a receipt where that matters.`,
 		Example: `  terok audit verify
   terok audit verify ~/.local/share/terok/audit/host.jsonl --json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return problem.New("usage", problem.Usage, "verify takes one file at most").WithHint("%s --help", cmd.CommandPath())
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := ""
 			if len(args) == 1 {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -68,7 +67,7 @@ func SetPath(file, path string, value any, check func(data []byte) error) error 
 func Edit(name string, data []byte, path string, value any) ([]byte, error) {
 	keys := strings.Split(path, ".")
 	for _, k := range keys {
-		if !keyForm.MatchString(k) {
+		if !keyForm().MatchString(k) {
 			return nil, fmt.Errorf("config: %q is not a path of plain keys", path)
 		}
 	}
@@ -104,13 +103,13 @@ func editError(name, path string) error {
 }
 
 var (
-	keyForm   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
-	plainForm = regexp.MustCompile(`^([A-Za-z/][A-Za-z0-9_./@+-]*(:[A-Za-z0-9_./@+-]+)*|[0-9]+[kmgsh])$`)
+	keyForm   = compiled(`^[A-Za-z_][A-Za-z0-9_-]*$`)
+	plainForm = compiled(`^([A-Za-z/][A-Za-z0-9_./@+-]*(:[A-Za-z0-9_./@+-]+)*|[0-9]+[kmgsh])$`)
 )
 
 // literal writes a value in one line; JSON is YAML.
 func literal(v any) (string, error) {
-	if s, ok := v.(string); ok && plainForm.MatchString(s) {
+	if s, ok := v.(string); ok && plainForm().MatchString(s) {
 		switch strings.ToLower(s) {
 		case "true", "false", "null", "yes", "no", "on", "off", "y", "n":
 		default:

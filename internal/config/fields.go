@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -109,12 +110,17 @@ func (d *decoder) wrongHint(n ast.Node, path, want, hint string) {
 	d.add(startOf(n), path, "expected "+want+", got "+got, hint)
 }
 
+// compiled makes an expression at its first use: at the start of the program most are not needed.
+func compiled(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
 // secretKey matches keys whose values never appear in an error.
-var secretKey = regexp.MustCompile(`(?i)pass|token|secret|key`)
+var secretKey = compiled(`(?i)pass|token|secret|key`)
 
 // shown quotes a value for an error, unless its key says that it is a secret.
 func (d *decoder) shown(path, value string) string {
-	if secretKey.MatchString(path) {
+	if secretKey().MatchString(path) {
 		return "a value that is not shown"
 	}
 	return strconv.QuoteToASCII(text.Line(value, 80))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -159,7 +158,7 @@ func (r *Run) Validate() []FieldError {
 // of 1024). In a file "512m", "4 GiB", "1.5g" and a plain number of bytes are accepted.
 type Size string
 
-var sizeForm = regexp.MustCompile(`^(\d{1,15}(?:\.\d{1,6})?) ?([kmgt]?)i?b?$`)
+var sizeForm = compiled(`^(\d{1,15}(?:\.\d{1,6})?) ?([kmgt]?)i?b?$`)
 
 // UnmarshalConfig accepts a string or a number of bytes.
 func (s *Size) UnmarshalConfig(value any) error {
@@ -193,7 +192,7 @@ func (s Size) Bytes() int64 {
 }
 
 func parseSize(raw string) (int64, error) {
-	m := sizeForm.FindStringSubmatch(strings.ToLower(raw))
+	m := sizeForm().FindStringSubmatch(strings.ToLower(raw))
 	if m == nil {
 		return 0, fmt.Errorf("%q is not a size; examples: 512m, 4g, 1.5GiB", printable(raw))
 	}
@@ -211,7 +210,7 @@ func parseSize(raw string) (int64, error) {
 // CPUs is a number of processors as Podman takes it, such as "2" or "0.5".
 type CPUs string
 
-var cpusForm = regexp.MustCompile(`^\d{1,5}(\.\d{1,6})?$`)
+var cpusForm = compiled(`^\d{1,5}(\.\d{1,6})?$`)
 
 // UnmarshalConfig accepts a string or a number.
 func (c *CPUs) UnmarshalConfig(value any) error {
@@ -220,7 +219,7 @@ func (c *CPUs) UnmarshalConfig(value any) error {
 		*c = ""
 		return nil
 	}
-	if f, _ := strconv.ParseFloat(raw, 64); !ok || !cpusForm.MatchString(raw) || f <= 0 {
+	if f, _ := strconv.ParseFloat(raw, 64); !ok || !cpusForm().MatchString(raw) || f <= 0 {
 		return errors.New("cpus must be a positive number such as 2 or 0.5")
 	}
 	*c = CPUs(raw)
