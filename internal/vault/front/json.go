@@ -199,45 +199,65 @@ func (in *jsonInspector) begin(key bool) {
 
 // string reads on inside a string and returns how many bytes it took.
 func (in *jsonInspector) string(p []byte) (int, error) {
-	for i, c := range p {
+	for i := 0; i < len(p); i++ {
+		if in.esc > 0 {
+			if err := in.escape(p[i]); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		run := i
+		for i < len(p) && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' {
+			i++
+		}
+		in.strLen += i - run
+		if n := captured - len(in.str); n > 0 {
+			in.str = append(in.str, p[run:min(i, run+n)]...)
+		}
 		switch {
-		case in.esc == 1:
-			in.esc = 0
-			switch c {
-			case '"', '\\', '/':
-				in.add(c)
-			case 'b', 'f', 'n', 'r', 't':
-				in.add(' ')
-			case 'u':
-				in.esc, in.hex = 2, 0
-			default:
-				return 0, errJSON
-			}
-		case in.esc > 1:
-			d, ok := unhex(c)
-			if !ok {
-				return 0, errJSON
-			}
-			in.hex = in.hex<<4 | d
-			if in.esc++; in.esc == 6 {
-				in.esc = 0
-				if in.hex < 0x80 {
-					in.add(byte(in.hex))
-				} else {
-					in.add(0xff) // in no name that we look for
-				}
-			}
-		case c == '"':
+		case i == len(p):
+		case p[i] == '"':
 			return i + 1, in.ended()
-		case c == '\\':
+		case p[i] == '\\':
 			in.esc = 1
-		case c < 0x20:
-			return 0, errJSON
 		default:
-			in.add(c)
+			return 0, errJSON
 		}
 	}
 	return len(p), nil
+}
+
+// escape takes one byte after a backslash.
+func (in *jsonInspector) escape(c byte) error {
+	if in.esc > 1 {
+		d, ok := unhex(c)
+		if !ok {
+			return errJSON
+		}
+		in.hex = in.hex<<4 | d
+		if in.esc++; in.esc < 6 {
+			return nil
+		}
+		in.esc = 0
+		if in.hex < 0x80 {
+			in.add(byte(in.hex))
+		} else {
+			in.add(0xff) // in no name that we look for
+		}
+		return nil
+	}
+	in.esc = 0
+	switch c {
+	case '"', '\\', '/':
+		in.add(c)
+	case 'b', 'f', 'n', 'r', 't':
+		in.add(' ')
+	case 'u':
+		in.esc, in.hex = 2, 0
+	default:
+		return errJSON
+	}
+	return nil
 }
 
 func (in *jsonInspector) add(c byte) {

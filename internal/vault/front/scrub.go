@@ -19,11 +19,19 @@ const (
 // scrubber finds a secret in what a provider sends, raw or in the encodings in which servers echo
 // things, and overwrites it with as many "x". It is immutable; scrubStream is its state for one
 // body.
+//
+// Masking looks at a window as long as the shortest needle, and at its last two bytes: they say
+// how far the window can move without missing a needle (the multi-pattern search of Wu and
+// Manber). In ordinary text that is nearly the whole window, so most bytes are never looked at.
 type scrubber struct {
-	needles [][]byte
-	first   [256]bool // bytes that start a needle
-	longest int
+	needles  [][]byte
+	first    [256]bool // bytes that start a needle
+	longest  int
+	shortest int
+	skip     [4096]uint8 // by pair hash: how far the window may move
 }
+
+func pair(a, b byte) int { return (int(a)<<5 ^ int(b)) & 4095 }
 
 func newScrubber(secret []byte) *scrubber {
 	s := &scrubber{}
@@ -52,6 +60,19 @@ func newScrubber(secret []byte) *scrubber {
 	if j, err := json.Marshal(string(secret)); err == nil {
 		add(j[1 : len(j)-1])
 	}
+	s.shortest = 255
+	for _, n := range s.needles {
+		s.shortest = min(s.shortest, len(n))
+	}
+	for i := range s.skip {
+		s.skip[i] = uint8(s.shortest - 1)
+	}
+	for _, n := range s.needles {
+		for i := 1; i < s.shortest; i++ {
+			h := pair(n[i-1], n[i])
+			s.skip[h] = min(s.skip[h], uint8(s.shortest-1-i))
+		}
+	}
 	return s
 }
 
@@ -78,18 +99,23 @@ func lowerEscapes(s string) string {
 // mask overwrites every needle in b and reports whether there was one.
 func (s *scrubber) mask(b []byte) bool {
 	found := false
-	for _, n := range s.needles {
-		for rest := b; ; {
-			i := bytes.Index(rest, n)
-			if i < 0 {
-				break
-			}
-			found = true
-			for j := range n {
-				rest[i+j] = 'x'
-			}
-			rest = rest[i+len(n):]
+	for end := s.shortest - 1; end < len(b); {
+		if skip := int(s.skip[pair(b[end-1], b[end])]); skip > 0 {
+			end += skip
+			continue
 		}
+		start := end - s.shortest + 1
+		longest := 0
+		for _, n := range s.needles {
+			if len(n) > longest && bytes.HasPrefix(b[start:], n) {
+				longest = len(n)
+			}
+		}
+		for i := range longest {
+			b[start+i] = 'x'
+		}
+		found = found || longest > 0
+		end += max(longest, 1)
 	}
 	return found
 }

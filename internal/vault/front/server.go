@@ -63,6 +63,8 @@ func New(cfg Config) (*Front, error) {
 		IdleTimeout:       75 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.New(io.Discard, "", 0), // its lines quote what the container sent
+		// OPTIONS * is judged like everything else.
+		DisableGeneralOptionsHandler: true,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, routeKey{}, c.(*tls.Conn).NetConn().(*clientConn).route)
 		},
