@@ -38,12 +38,13 @@ type listing struct {
 	format string
 }
 
-// transport is a git command that may talk to upstream.
 func (r *remote) transport(dir string, timeout time.Duration, args ...string) git.Cmd {
-	return transport(r.Store, r.up, dir, timeout, args...)
+	return r.Transport(r.up, dir, timeout, args...)
 }
 
-func transport(s *Store, up Upstream, dir string, timeout time.Duration, args ...string) git.Cmd {
+// Transport is a git command in the repository dir that may talk to upstream by its protocol and
+// nothing else. The caller puts "--" before up.URL.
+func (s *Store) Transport(up Upstream, dir string, timeout time.Duration, args ...string) git.Cmd {
 	c := git.Cmd{GitDir: dir, Args: args, Timeout: timeout, Protocols: up.protocols(), MaxOutput: 64 << 20,
 		Config: []string{"http.lowSpeedLimit=1000", "http.lowSpeedTime=30"}}
 	if up.Protocol == "ssh" {
@@ -66,7 +67,7 @@ func (r *remote) list(ctx context.Context) (*listing, error) {
 	}
 	out, err := r.Git.Run(ctx, r.transport("", listTimeout, "ls-remote", "--symref", "--", r.up.URL, "HEAD", "refs/heads/*", "refs/tags/*"))
 	if err != nil {
-		return nil, unreachable(r.up, err)
+		return nil, Unreachable(r.up, err)
 	}
 	for line := range strings.Lines(string(out)) {
 		id, ref, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
@@ -152,13 +153,13 @@ func (r *remote) fetch(ctx context.Context, dir string) error {
 		c.Config = append(c.Config, "fetch.fsck."+id+"=ignore")
 	}
 	if _, err := r.Git.Run(ctx, c); err != nil {
-		return unreachable(r.up, err)
+		return Unreachable(r.up, err)
 	}
 	return nil
 }
 
-// unreachable wraps what git said about upstream, with the cure that fits the protocol.
-func unreachable(up Upstream, err error) error {
+// Unreachable wraps what git said about upstream, with the cure that fits the protocol.
+func Unreachable(up Upstream, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -177,8 +177,8 @@ func view(refs packedRefs, branch, start string) []byte {
 	return out.Bytes()
 }
 
-// DeleteTask removes a task's repository with everything that was pushed and not promoted. A
-// repository that is not there is no error.
+// DeleteTask removes a task's repository with everything that was pushed and not promoted, and
+// its review. A repository that is not there is no error.
 func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 	if err := errors.Join(checkComponent(project), checkComponent(id)); err != nil {
 		return err
@@ -191,6 +191,12 @@ func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 	// Renamed first: an interrupted removal must not look like a task.
 	if err := os.Rename(repo, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	review := filepath.Join(s.Roots.GateDir(project), "review", id+".json")
+	for _, path := range []string{review, review + ".lock"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return os.RemoveAll(gone)
 }
