@@ -94,6 +94,8 @@ to your upstream but through your review.`,
 
 // commands lists the constructors of the top-level commands, in the order of the help text.
 var commands = []func(*env) *cobra.Command{
+	newSandboxCmd,
+	newShieldCmd,
 	newImageCmd,
 	newAgentsCmd,
 	newVaultCmd,
@@ -217,6 +219,9 @@ func (e *env) print(schema string, data any, human func(w io.Writer) error, warn
 
 // fail prints an error with its cure and returns the exit code.
 func (e *env) fail(ctx context.Context, err error) int {
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code) // a command inside a container spoke for itself
+	}
 	p := problem.Of(err)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		p = problem.New("interrupted", problem.Interrupted, "interrupted")

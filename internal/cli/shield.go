@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"terok/internal/audit"
+	"terok/internal/control"
+	"terok/internal/problem"
+	"terok/internal/text"
+)
+
+func newShieldCmd(e *env) *cobra.Command {
+	return group("shield", "What a container may reach: look and change",
+		newShieldStatusCmd(e), newShieldChangeCmd(e, "allow", "+"), newShieldChangeCmd(e, "deny", "-"),
+		newShieldLogsCmd(e), newShieldExplainCmd(e))
+}
+
+const targetHelp = "TARGET is the name of a sandbox, or PROJECT/TASK, or a task id."
+
+func newShieldStatusCmd(e *env) *cobra.Command {
+	var rules bool
+	cmd := &cobra.Command{
+		Use: "status TARGET", Short: "Posture, counters and supervisor of a container", Args: cobra.ExactArgs(1),
+		Long:    "Shows whether a container's supervisor serves and what it did. " + targetHelp,
+		Example: "  terok shield status web\n  terok shield status webshop/k3v9p --json\n  terok shield status web --rules",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if rules {
+				list, err := e.app.ShieldRules(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return e.print("shield.rules", list, func(w io.Writer) error { return printRules(w, list) })
+			}
+			st, err := e.app.ShieldStatus(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return e.print("shield.status", st, func(w io.Writer) error { return printStatus(w, st) })
+		},
+	}
+	cmd.Flags().BoolVar(&rules, "rules", false, "list the rules in the order in which they decide")
+	return cmd
+}
+
+func printStatus(w io.Writer, st control.Status) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(t, "posture\t%s%s\n", st.Posture, postureNote(st))
+	if st.Worker.PID != 0 {
+		c := st.Counters
+		fmt.Fprintf(t, "rules\t%d\n", st.Rules)
+		fmt.Fprintf(t, "connections\t%d open, %d allowed, %d refused\n", c.Open, c.Allowed, c.Denied)
+		fmt.Fprintf(t, "bytes\t%s out, %s in\n", text.Size(c.BytesUp), text.Size(c.BytesDown))
+		fmt.Fprintf(t, "names\t%d asked, %d refused\n", c.DNSQueries, c.DNSRefused)
+		fmt.Fprintf(t, "vault\t%s\n", st.Vault)
+		fmt.Fprintf(t, "supervisor\tparent %d, worker %d, %d restarts, version %s\n", st.Parent.PID, st.Worker.PID, st.Restarts, text.Show(st.Version))
+	}
+	return t.Flush()
+}
+
+func postureNote(st control.Status) string {
+	switch {
+	case st.Posture == control.Offline:
+		return " (stopped)"
+	case st.Posture == control.Failing && st.Worker.PID == 0:
+		return " (no supervisor: the container has no network; restart it)"
+	case st.Posture == control.Failing:
+		return " (the network inside was changed from outside: quarantine until a restart)"
+	case st.Posture != st.Desired:
+		return fmt.Sprintf(" (wanted: %s)", st.Desired)
+	case !st.Ready:
+		return " (the guest is still preparing)"
+	}
+	return ""
+}
+
+func printRules(w io.Writer, list []control.RuleView) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "TIER\tRULE\tSOURCE\tEXPIRES\tREASON")
+	for _, r := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Tier, text.Show(r.Rule), text.Show(r.Source), dash(r.Expires), text.Show(r.Reason))
+	}
+	return t.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return text.Show(s)
+}
+
+func newShieldChangeCmd(e *env, verb, sign string) *cobra.Command {
+	var reason string
+	var lasts time.Duration
+	var remove bool
+	what := map[string]string{"allow": "Let a running container reach something", "deny": "Keep a running container from something and cut what is open"}[verb]
+	cmd := &cobra.Command{
+		Use: verb + " TARGET RULE", Short: what, Args: cobra.ExactArgs(2),
+		Long: what + ". It takes effect before the command returns and stays for the task's life,\nover restarts. " + targetHelp + `
+
+RULE is NAME, *.NAME, .NAME, ADDRESS or CIDR, with :PORTS (80 and 443 if an allow names none, all
+ports if a deny names none).`,
+		Example: fmt.Sprintf("  terok shield %s web example.org:443\n  terok shield %s webshop/k3v9p '*.example.org' --for 1h --reason 'one download'", verb, verb),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.HasPrefix(args[1], "+") || strings.HasPrefix(args[1], "-") {
+				return problem.New("usage", problem.Usage, "the rule has no sign here: the command is %q", verb)
+			}
+			var until time.Time
+			if lasts < 0 {
+				return problem.New("usage", problem.Usage, "--for must be positive")
+			}
+			if lasts > 0 {
+				until = e.app.Now().Add(lasts)
+			}
+			v, err := e.app.ShieldChange(cmd.Context(), args[0], sign+args[1], reason, remove, until)
+			if err != nil {
+				return err
+			}
+			return e.print("shield."+verb, v, func(w io.Writer) error {
+				done := map[string]string{"allow": "allowed", "deny": "denied"}[verb]
+				if remove {
+					done = "removed"
+				}
+				_, err := fmt.Fprintf(w, "%s: %s\n", done, text.Show(strings.TrimPrefix(v.Rule, sign)))
+				return err
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&reason, "reason", "", "why, for the ledger")
+	f.DurationVar(&lasts, "for", 0, "how long, e.g. 30m; without it as long as the task lives")
+	f.BoolVar(&remove, "remove", false, "take this live rule away again")
+	return cmd
+}
+
+func newShieldLogsCmd(e *env) *cobra.Command {
+	var last int
+	var follow bool
+	cmd := &cobra.Command{
+		Use: "logs TARGET", Short: "What a container reached and what was refused", Args: cobra.ExactArgs(1),
+		Long:    "Prints the events of a container's ledger, oldest first. It needs no running container. " + targetHelp,
+		Example: "  terok shield logs web\n  terok shield logs webshop/k3v9p -n 20 -f\n  terok shield logs web --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if e.json {
+				enc := json.NewEncoder(e.out)
+				enc.SetEscapeHTML(false)
+				if err := enc.Encode(map[string]string{"type": "hello", "schema": "terok.shield.logs/1"}); err != nil {
+					return err
+				}
+				return e.app.ShieldLogs(cmd.Context(), args[0], last, follow, func(ev audit.Event) error { return enc.Encode(ev) })
+			}
+			return e.app.ShieldLogs(cmd.Context(), args[0], last, follow, func(ev audit.Event) error {
+				_, err := fmt.Fprintln(e.out, eventLine(ev))
+				return err
+			})
+		},
+	}
+	cmd.Flags().IntVarP(&last, "last", "n", 50, "only the last N events; 0 for all")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	return cmd
+}
+
+// eventLine is one event for people. Everything in it may come from a container.
+func eventLine(ev audit.Event) string {
+	parts := []string{ev.TS.Local().Format("15:04:05"), fmt.Sprintf("%-16s", ev.Ev)}
+	target := ev.Name
+	if target == "" {
+		target = ev.IP
+	}
+	if target != "" && ev.Port != 0 {
+		target = fmt.Sprintf("%s:%d", target, ev.Port)
+	}
+	for _, p := range []string{target, ev.Ref, ev.Verdict, ev.Rule, ev.Reason} {
+		if p != "" {
+			parts = append(parts, text.Show(p))
+		}
+	}
+	if ev.BytesUp+ev.BytesDown > 0 {
+		parts = append(parts, fmt.Sprintf("%s out, %s in", text.Size(ev.BytesUp), text.Size(ev.BytesDown)))
+	}
+	if ev.Count > 1 {
+		parts = append(parts, fmt.Sprintf("×%d", ev.Count))
+	}
+	return strings.Join(parts, "  ")
+}
+
+func newShieldExplainCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain TARGET HOST[:PORT]", Short: "Say what would happen to a connection, and which rule decides", Args: cobra.ExactArgs(2),
+		Long:    "Asks the policy of a running container about HOST, port 443 if you give none. " + targetHelp,
+		Example: "  terok shield explain web example.org\n  terok shield explain webshop/k3v9p 203.0.113.5:22",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			x, err := e.app.ShieldExplain(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return e.print("shield.explain", x, func(w io.Writer) error {
+				fmt.Fprintf(w, "%s port %d: %s\n", text.Show(x.Target.Host), x.Target.Port, x.Verdict)
+				if x.Rule != nil {
+					fmt.Fprintf(w, "  rule    %s\n  source  %s\n", text.Show(x.Rule.Rule), text.Show(x.Rule.Source))
+				}
+				fmt.Fprintf(w, "  tier    %s\n  reason  %s\n", x.Tier, text.Show(x.Reason))
+				if x.Hint != "" {
+					fmt.Fprintf(w, "  → %s\n", text.Show(x.Hint))
+				}
+				return nil
+			})
+		},
+	}
+}
