@@ -155,7 +155,7 @@ func (r *Resolver) handle(msg, out []byte) answer {
 			return answer{wait: wait, place: place, query: &own}
 		}
 	}
-	if rep.rcode != mdns.RcodeSuccess {
+	if rep.rcode != mdns.RcodeSuccess && !rep.foreign {
 		r.Counters.Refused.Add(1)
 	}
 	return ready(out, &q, &rep)
@@ -292,9 +292,9 @@ func (r *Resolver) like(q *query, rep *reply, err error) {
 		b := a.As4()
 		rep.add(mdns.TypeA, answerTTL, b[:])
 	case *LookupError:
-		rep.rcode = e.Rcode
+		rep.rcode, rep.foreign = e.Rcode, true
 	default:
-		rep.rcode = mdns.RcodeServerFailure
+		rep.rcode, rep.foreign = mdns.RcodeServerFailure, true
 	}
 }
 

@@ -448,9 +448,7 @@ func TestParallel(t *testing.T) {
 // TestUpstreamDown is spec test 35: SERVFAIL within 4 s, and too many waiters are told at once.
 func TestUpstreamDown(t *testing.T) {
 	r := newRig(t, policy.Up, Limits{Upstream: 1, Waiting: 3})
-	r.world.mu.Lock()
-	r.world.silent = true
-	r.world.mu.Unlock()
+	r.world.script(func() { r.world.silent = true })
 	start := time.Now()
 	var wg sync.WaitGroup
 	for range 8 {

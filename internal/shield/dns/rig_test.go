@@ -78,6 +78,18 @@ func (w *world) add(record string) {
 	w.zone[key] = append(w.zone[key], rr)
 }
 
+// script changes the world while it serves.
+func (w *world) script(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+// tricked makes the world answer by f; where f returns false it answers as ever.
+func (w *world) tricked(f func(q *mdns.Msg, w mdns.ResponseWriter) bool) {
+	w.script(func() { w.trick = f })
+}
+
 func (w *world) ServeDNS(rw mdns.ResponseWriter, q *mdns.Msg) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -190,7 +202,7 @@ func newRig(t testing.TB, posture policy.Posture, limits Limits) *rig {
 		w.add(fmt.Sprintf("big.test. 30 TXT %d%s", i, strings.Repeat("x", 100)))
 		w.add(fmt.Sprintf("big.test. 30 MX %d host-with-a-long-name-%d.elsewhere-%d.example.", i, i, i))
 	}
-	w.rcode["nx.test."], w.rcode["fail.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure
+	w.script(func() { w.rcode["nx.test."], w.rcode["fail.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure })
 	r := &rig{t: t, world: w, ledger: &ledger{}, clock: &clock{now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}}
 	r.setPolicy(posture, testRules...)
 	up := SystemUpstream(w.conf())

@@ -31,7 +31,7 @@ func TestSystemTruncated(t *testing.T) {
 // TestSystemForged: datagrams that do not match id and question are ignored, not believed.
 func TestSystemForged(t *testing.T) {
 	w := newWorld(t, "a.test. 30 A 203.0.113.10")
-	w.trick = func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
+	w.tricked(func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
 		for i := range 4 {
 			m := new(mdns.Msg)
 			m.SetReply(q)
@@ -51,7 +51,7 @@ func TestSystemForged(t *testing.T) {
 		}
 		rw.Write([]byte("noise"))
 		return false
-	}
+	})
 	m, err := SystemUpstream(w.conf()).Exchange(t.Context(), question("a.test", mdns.TypeA))
 	if err != nil || len(m.Answer) != 1 || m.Answer[0].(*mdns.A).A.String() != "203.0.113.10" {
 		t.Fatalf("%v %v", m, err)
@@ -61,7 +61,7 @@ func TestSystemForged(t *testing.T) {
 // TestSystemServers: a silent, a closed and a failing server are passed over; ids are not reused.
 func TestSystemServers(t *testing.T) {
 	good, failing := newWorld(t, "a.test. 30 A 203.0.113.10"), newWorld(t)
-	failing.rcode["a.test."] = mdns.RcodeServerFailure
+	failing.script(func() { failing.rcode["a.test."] = mdns.RcodeServerFailure })
 	closed, l := listen(t)
 	closedAddr := closed.LocalAddr().String()
 	closed.Close()
@@ -75,9 +75,11 @@ func TestSystemServers(t *testing.T) {
 			t.Fatalf("%v %v", m, err)
 		}
 	}
-	for _, q := range good.raw {
-		ids[q.Id] = true
-	}
+	good.script(func() {
+		for _, q := range good.raw {
+			ids[q.Id] = true
+		}
+	})
 	if len(ids) < 4 {
 		t.Errorf("ids %v", ids)
 	}
@@ -113,7 +115,7 @@ func TestSystemReread(t *testing.T) {
 
 func TestSystemSilent(t *testing.T) {
 	w := newWorld(t)
-	w.silent = true
+	w.script(func() { w.silent = true })
 	start := time.Now()
 	if _, err := SystemUpstream(w.conf()).Exchange(t.Context(), question("a.test", mdns.TypeA)); err == nil {
 		t.Fatal("an answer from a silent server")
@@ -142,7 +144,7 @@ func TestLookup(t *testing.T) {
 		"c.test. 30 CNAME d.test.", "d.test. 30 A 203.0.113.20",
 		"map.test. 30 AAAA ::ffff:10.0.0.1",
 	)
-	w.rcode["nx.test."], w.rcode["bad.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure
+	w.script(func() { w.rcode["nx.test."], w.rcode["bad.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure })
 	for name, want := range map[string]string{
 		"a.test":      "203.0.113.10 203.0.113.11 2001:db8::1",
 		"c.test":      "203.0.113.20",
@@ -177,7 +179,7 @@ func TestLookup(t *testing.T) {
 // TestLookupForeignRecords: an answer's records about other names are not taken for this one's.
 func TestLookupForeignRecords(t *testing.T) {
 	w, l, _ := lookupRig(t)
-	w.trick = func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
+	w.tricked(func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
 		m := new(mdns.Msg)
 		m.SetReply(q)
 		for _, s := range []string{
@@ -190,7 +192,7 @@ func TestLookupForeignRecords(t *testing.T) {
 		}
 		rw.WriteMsg(m)
 		return true
-	}
+	})
 	addrs, err := l.LookupHost(t.Context(), "loop.test")
 	var le *LookupError
 	if !errors.As(err, &le) || le.Rcode != mdns.RcodeSuccess {
@@ -201,7 +203,7 @@ func TestLookupForeignRecords(t *testing.T) {
 // TestLookupTTL: an answer lives as long as its TTL says, at most 60 s; failures are not kept.
 func TestLookupTTL(t *testing.T) {
 	w, l, c := lookupRig(t, "short.test. 2 A 203.0.113.1", "long.test. 3600 A 203.0.113.1", "zero.test. 0 A 203.0.113.1")
-	w.rcode["nx.test."], w.rcode["bad.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure
+	w.script(func() { w.rcode["nx.test."], w.rcode["bad.test."] = mdns.RcodeNameError, mdns.RcodeServerFailure })
 	asked := func(name string) bool {
 		before := len(w.questions())
 		l.LookupHost(t.Context(), name)
@@ -235,7 +237,7 @@ func TestLookupTTL(t *testing.T) {
 // TestLookupLateFamily: a server that never answers AAAA does not hold up A.
 func TestLookupLateFamily(t *testing.T) {
 	w, l, _ := lookupRig(t, "a.test. 30 A 203.0.113.10")
-	w.trick = func(q *mdns.Msg, _ mdns.ResponseWriter) bool { return q.Question[0].Qtype == mdns.TypeAAAA }
+	w.tricked(func(q *mdns.Msg, _ mdns.ResponseWriter) bool { return q.Question[0].Qtype == mdns.TypeAAAA })
 	start := time.Now()
 	addrs, err := l.LookupHost(t.Context(), "a.test")
 	if err != nil || !slices.Equal(addrs, []netip.Addr{netip.MustParseAddr("203.0.113.10")}) {
@@ -250,7 +252,7 @@ func TestLookupLateFamily(t *testing.T) {
 func TestLookupGivesUp(t *testing.T) {
 	w, l, _ := lookupRig(t, "a.test. 30 A 203.0.113.10")
 	release := make(chan struct{})
-	w.trick = func(*mdns.Msg, mdns.ResponseWriter) bool { <-release; return false }
+	w.tricked(func(*mdns.Msg, mdns.ResponseWriter) bool { <-release; return false })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := l.LookupHost(ctx, "a.test"); !errors.Is(err, context.Canceled) {
@@ -270,7 +272,7 @@ func TestSystemConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
-	w.trick = func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
+	w.tricked(func(q *mdns.Msg, rw mdns.ResponseWriter) bool {
 		m := new(mdns.Msg)
 		m.SetReply(q)
 		rr, _ := mdns.NewRR("a.test. 30 A 203.0.113.66")
@@ -278,7 +280,7 @@ func TestSystemConnected(t *testing.T) {
 		wire, _ := m.Pack()
 		stranger.WriteTo(wire, rw.RemoteAddr())
 		return false
-	}
+	})
 	m, err := SystemUpstream(w.conf()).Exchange(t.Context(), question("a.test", mdns.TypeA))
 	if err != nil || m.Answer[0].(*mdns.A).A.String() != "203.0.113.10" {
 		t.Errorf("%v %v", m, err)

@@ -136,10 +136,11 @@ func parseAdditional(msg []byte, at, count int, q *query) fault {
 
 // reply is an answer in the making.
 type reply struct {
-	rcode int
-	ede   uint16 // extended error, 0 for none
-	rr    []byte // answer records
-	count uint16 // of answer records
+	rcode   int
+	foreign bool   // the rcode is upstream's, not a refusal of ours
+	ede     uint16 // extended error, 0 for none
+	rr      []byte // answer records
+	count   uint16 // of answer records
 }
 
 // ownerPointer points to the question's name.
