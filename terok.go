@@ -8,7 +8,15 @@ import (
 	"time"
 
 	"terok/internal/problem"
+	"terok/internal/project"
 	"terok/internal/state"
+	"terok/internal/task"
+)
+
+// Task is the record of a task; ProjectSpec is what a project begins with.
+type (
+	Task        = task.Task
+	ProjectSpec = project.Spec
 )
 
 // Problem is an error with a cure and an exit code; see package problem.

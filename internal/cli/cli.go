@@ -94,6 +94,11 @@ to your upstream but through your review.`,
 
 // commands lists the constructors of the top-level commands, in the order of the help text.
 var commands = []func(*env) *cobra.Command{
+	newRunCmd,
+	newLoginCmd,
+	newTaskCmd,
+	newProjectCmd,
+	newPanicCmd,
 	newSandboxCmd,
 	newShieldCmd,
 	newImageCmd,

@@ -4,6 +4,7 @@
 //	terok guest init --key KEY -- CMD…   pid 1
 //	terok guest exec -- CMD…             a login with the environment of the start
 //	terok guest agent NAME               an agent (agent.go)
+//	terok guest idle                     the command of an interactive task: waits to be stopped
 //	terok guest why HOST[:PORT]          is this reachable, and if not, why
 //	terok guest git-credential ACTION    git's credential helper for the gate
 //
@@ -46,6 +47,8 @@ func Main(args []string) int {
 			return exitPrepare
 		}
 		return AgentMain(rest)
+	case "idle":
+		return idleMain()
 	case "why":
 		return whyMain(rest)
 	case "git-credential":

@@ -1,0 +1,220 @@
+package terok
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"terok/internal/audit"
+	"terok/internal/gate/review"
+	"terok/internal/git"
+	"terok/internal/problem"
+	"terok/internal/relay"
+	"terok/internal/roster"
+	"terok/internal/sandbox"
+	"terok/internal/shield/policy"
+	"terok/internal/task"
+	"terok/internal/text"
+	"terok/internal/transcript"
+)
+
+// TaskEnd is how a headless task ended and what it left.
+type TaskEnd struct {
+	Project   string   `json:"project"`
+	ID        string   `json:"id"`
+	ExitCode  int      `json:"exit_code"`
+	Seconds   float64  `json:"seconds"`
+	Commits   int      `json:"commits"`
+	Added     int      `json:"lines_added"`
+	Removed   int      `json:"lines_removed"`
+	Tokens    int64    `json:"tokens"`
+	Usage     string   `json:"usage"` // tokens and cost in words, "" when the agent reported none
+	CostUSD   *float64 `json:"cost_usd"`
+	BytesOut  uint64   `json:"bytes_out"`
+	Hosts     []string `json:"hosts"`   // that bytes went to
+	Refused   []string `json:"refused"` // hosts that were refused
+	AgentSays *string  `json:"result"`
+}
+
+// Line is the usage line at the end of a headless run.
+func (e *TaskEnd) Line() string {
+	parts := []string{"done in " + text.Duration(time.Duration(e.Seconds*float64(time.Second)))}
+	if e.ExitCode != 0 {
+		parts[0] = fmt.Sprintf("failed (exit code %d) after %s", e.ExitCode, text.Duration(time.Duration(e.Seconds*float64(time.Second))))
+	}
+	parts = append(parts, fmt.Sprintf("%s, +%d −%d", count(e.Commits, "commit"), e.Added, e.Removed))
+	if e.Usage != "" {
+		parts = append(parts, e.Usage)
+	}
+	out := fmt.Sprintf("%s out to %s", text.Size(e.BytesOut), count(len(e.Hosts), "host"))
+	if n := len(e.Refused); n > 0 {
+		out += fmt.Sprintf(", %d refused (%s)", n, strings.Join(e.Refused[:min(n, 3)], ", "))
+	}
+	return strings.Join(append(parts, out), " · ")
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// Headline says what was started, in two lines.
+func (a *App) Headline(t *task.Task) []string {
+	first := t.Ref() + " · branch " + t.Branch
+	if t.Start != "" {
+		first += fmt.Sprintf(" · from %s@%.7s", firstOf(t.Base, "commit"), t.Start)
+	}
+	f, err := sandbox.Load(sandbox.Path(t.Dir(a.Roots)))
+	if err != nil {
+		return []string{first}
+	}
+	var open []string
+	if f.Vault != nil {
+		for _, g := range f.Vault.Grants {
+			open = append(open, g.Route.Host+" through the vault")
+		}
+	}
+	if data, err := os.ReadFile(sandbox.PolicyPath(t.Dir(a.Roots))); err == nil {
+		doc, _ := policy.DecodeDocument(data)
+		for _, r := range doc.Rules {
+			if r.Allows() {
+				open = append(open, strings.TrimPrefix(r.Text, "+"))
+			}
+		}
+	}
+	if len(open) == 0 {
+		open = []string{"nothing"}
+	}
+	return []string{first, "network: " + strings.Join(open, ", ") + "; everything else is refused"}
+}
+
+// FollowTask renders what the agent did and says, with follow until it ends. The summary is what
+// the agent itself reported; it is nil for agents that report none.
+func (a *App) FollowTask(ctx context.Context, t *task.Task, follow bool, w io.Writer, styled bool) (*transcript.Summary, error) {
+	stream := "plain"
+	if set, err := roster.Load(a.Roots); err == nil {
+		if agent, err := set.Agent(t.Agent); err == nil {
+			stream = agent.Stream
+		}
+	}
+	if t.Mode != task.Headless {
+		stream = "plain"
+	}
+	r := transcript.New(w, stream, transcript.Options{Color: styled})
+	err := a.TaskLogs(ctx, t, follow, r)
+	if cerr := r.Close(); err == nil {
+		err = cerr
+	}
+	sum := r.Summary()
+	return &sum, err
+}
+
+// FinishTask waits for the end of a headless task, writes it down and gathers what it left.
+func (a *App) FinishTask(ctx context.Context, t *task.Task, sum *transcript.Summary) (*TaskEnd, error) {
+	c, err := a.taskContainer(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, problem.New("task_gone", problem.Failed, "the container of %s vanished", t.Ref()).WithHint("terok task status %s", t.Ref())
+	}
+	code, err := a.pod().Wait(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	now := a.Now().UTC()
+	if t, err = a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
+		t.Exit = &task.Exit{Code: code, At: now}
+		if t.ReadyAt.IsZero() {
+			t.ReadyAt = now
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	end := &TaskEnd{Project: t.Project, ID: t.ID, ExitCode: code, Seconds: now.Sub(t.Launch.StartedAt).Seconds(), Hosts: []string{}, Refused: []string{}}
+	if sum != nil {
+		end.Tokens, end.Usage = sum.InputTokens+sum.OutputTokens, sum.Usage()
+		end.AgentSays = opt(text.Line(sum.Result, 2000))
+		if sum.CostUSD > 0 {
+			end.CostUSD = &sum.CostUSD
+		}
+	}
+	if end.Commits, end.Added, end.Removed, err = a.reviewCounts(ctx, t); err != nil {
+		return nil, err
+	}
+	return end, a.traffic(t, end)
+}
+
+// traffic sums up the ledger of the task: bytes out, hosts reached and hosts refused.
+func (a *App) traffic(t *task.Task, end *TaskEnd) error {
+	return audit.Read(sandbox.LedgerPath(t.Dir(a.Roots)), audit.Filter{}, func(e audit.Event) error {
+		host := firstOf(e.Name, e.IP)
+		if host == "" {
+			return nil
+		}
+		host = text.Line(host, 80)
+		if e.BytesUp > 0 {
+			end.BytesOut += e.BytesUp
+			if !slices.Contains(end.Hosts, host) {
+				end.Hosts = append(end.Hosts, host)
+			}
+		}
+		if e.Verdict == "deny" && !slices.Contains(end.Refused, host) {
+			end.Refused = append(end.Refused, host)
+		}
+		return nil
+	})
+}
+
+// AttachTask gives the person the task's terminal: the tmux session in the container, behind our
+// own relay on the host.
+func (a *App) AttachTask(ctx context.Context, t *task.Task, in, out *os.File) error {
+	c, err := a.taskContainer(ctx, t)
+	if err != nil {
+		return err
+	}
+	if c == nil || !c.Running() {
+		return problem.New("task_not_running", problem.Conflict, "task %s is not running", t.Ref()).
+			WithHint("terok task restart %s", t.Ref())
+	}
+	if err := a.waitReady(ctx, t); err != nil {
+		return err
+	}
+	cmd, err := a.pod().Command(context.WithoutCancel(ctx), "exec", "-it", c.ID, sandbox.GuestProgram, "guest", "agent", "--attach", t.Agent)
+	if err != nil {
+		return err
+	}
+	end, err := relay.Run(ctx, relay.Options{Cmd: cmd, In: in, Out: out, LeaveKeys: "\x01d",
+		Menu: relay.StatusMenu{Status: func() string { return "terok " + t.Ref() + "  " + t.Name }}})
+	if err != nil {
+		return err
+	}
+	if !end.Detached && end.Code != 0 && end.Code != 137 { // 137: stopped meanwhile
+		return problem.New("attach_failed", problem.Failed, "the task's terminal ended with code %d", end.Code).
+			WithHint("terok task status %s", t.Ref())
+	}
+	return nil
+}
+
+// reviewCounts sums up what a task pushed: commits, and lines added and removed.
+func (a *App) reviewCounts(ctx context.Context, t *task.Task) (commits, added, removed int, err error) {
+	if t.Branch == "" || t.Start == "" && t.Base == "" {
+		return 0, 0, 0, nil
+	}
+	r := review.Reader{Roots: a.Roots, Git: &git.Runner{}}
+	changes, err := r.Queue(ctx, review.Task{Project: t.Project, ID: t.ID, Name: t.Name, Branch: t.Branch})
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	for _, c := range changes {
+		commits, added, removed = commits+c.Commits, added+c.Insertions, removed+c.Deletions
+	}
+	return commits, added, removed, nil
+}

@@ -1,0 +1,481 @@
+package terok
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"terok/internal/gate/store"
+	"terok/internal/git"
+	"terok/internal/launch"
+	"terok/internal/problem"
+	"terok/internal/project"
+	"terok/internal/roster"
+	"terok/internal/sandbox"
+	"terok/internal/shield/policy"
+	"terok/internal/task"
+	"terok/internal/text"
+)
+
+// RunRequest says what to run where.
+type RunRequest struct {
+	Agent      string // roster name; "" is the project's default, else claude
+	Project    string // "" is found, or made, from Dir
+	Dir        string // inside the repository to work on
+	Prompt     string
+	Headless   bool     // run the prompt to its end without a person
+	Name       string   // of the task; "" draws one
+	Base       string   // branch to begin from; "" is the clone's HEAD, or the project's default
+	Allow      []string // rules for this task, policy grammar
+	Restricted bool     // the agent asks before it acts, and there is no sudo
+	Carry      string   // uncommitted work in the clone: "yes", "no", "" asks where somebody can answer, else no
+}
+
+// Run makes a task and starts its container; it returns once the agent is at work. Whatever is
+// missing (project, base image, agent, credential) is offered where somebody can answer and is
+// otherwise an error with the command that cures it. A task whose start fails is removed again.
+func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
+	if err := a.notPanicked(); err != nil {
+		return nil, err
+	}
+	p, err := a.projectFor(req)
+	if err != nil {
+		return nil, err
+	}
+	set, err := roster.Load(a.Roots)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := set.Agent(firstOf(req.Agent, p.DefaultAgent, "claude"))
+	if err != nil {
+		return nil, err
+	}
+	provider, err := set.ProviderFor(agent)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := a.taskRules(p, agent, provider, req.Allow)
+	if err != nil {
+		return nil, err
+	}
+	image, bundle, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
+	if err != nil {
+		return nil, err
+	}
+	if provider != nil {
+		if err := a.needCredential(ctx, provider, p); err != nil {
+			return nil, err
+		}
+	}
+	clone, err := a.gateReady(ctx, p, req)
+	if err != nil {
+		return nil, err
+	}
+
+	mode := task.Interactive
+	if req.Headless {
+		mode = task.Headless
+	}
+	t, err := a.tasks().Create(p.Name, req.Name, func(t *task.Task) {
+		t.Mode, t.Agent, t.Unrestricted, t.Allow = mode, agent.Name, !req.Restricted, req.Allow
+		t.Phase = task.Launching
+		t.Launch = task.Launch{ID: launchID(), PID: os.Getpid(), PIDStart: task.ProcessStart(os.Getpid()), StartedAt: a.Now().UTC()}
+	})
+	if err != nil {
+		return nil, err
+	}
+	release, err := a.tasks().Operate(t.Project, t.ID)
+	if err != nil {
+		return nil, err
+	}
+	err = a.start(ctx, starting{p, t, agent, provider, rules, bundle, image, clone, req})
+	release()
+	if err != nil {
+		// What was made for a task that never ran goes again; the reason is the error.
+		clean := context.WithoutCancel(ctx)
+		if derr := a.DeleteTask(clean, t); derr != nil {
+			err = fmt.Errorf("%w (and what was made could not be removed: %v)", err, derr)
+		}
+		return nil, err
+	}
+	if t, err = a.tasks().Get(t.Project, t.ID); err != nil {
+		return nil, err
+	}
+	return a.TaskStatus(ctx, t)
+}
+
+// starting is what start needs; everything in it has been checked.
+type starting struct {
+	project  *project.Project
+	task     *task.Task
+	agent    *roster.Agent
+	provider *roster.Provider
+	rules    []policy.Rule
+	bundle   string // host directory of the agent's bundle, "" for none
+	image    string
+	clone    *store.Clone
+	req      RunRequest
+}
+
+// start makes the task's repository and container.
+func (a *App) start(ctx context.Context, s starting) error {
+	t := s.task
+	spec := launch.Spec{
+		Key: taskKey(t), Name: t.Project + "-" + t.Mode + "-" + t.ID, Project: t.Project, Task: t.ID,
+		Mode: t.Mode, Launch: t.Launch.ID, Dir: t.Dir(a.Roots), Image: s.image, Policy: policy.Document{Settings: policy.DefaultSettings(), Rules: s.rules},
+		Privilege: launch.Sudo, Command: "terok run " + s.agent.Name,
+		TTY: false, Start: sandbox.Start{Workspace: "/workspace", Env: map[string]string{}},
+	}
+	if s.req.Restricted || s.project.Run.Privilege == "none" {
+		spec.Privilege = launch.None
+	}
+	workspace := filepath.Join(spec.Dir, "workspace")
+	if err := os.MkdirAll(workspace, 0o700); err != nil {
+		return err
+	}
+	spec.Trusted = append(spec.Trusted, launch.Mount{Source: workspace, Target: "/workspace"})
+	if s.bundle != "" {
+		spec.Trusted = append(spec.Trusted, launch.Mount{Source: s.bundle, Target: sandbox.BundleMount + "/" + s.agent.Name, ReadOnly: true})
+	}
+	facts := roster.Facts{Workspace: "/workspace", Hosts: openHosts(s)}
+	if s.project.Git.UpstreamURL != "" {
+		if err := a.addGate(ctx, s, &spec, &facts); err != nil {
+			return err
+		}
+	}
+	prep, err := s.agent.Prepare(s.provider, roster.Launch{
+		Headless: s.req.Headless, Prompt: s.req.Prompt, Restricted: s.req.Restricted, Facts: facts,
+		Human: a.human(ctx, s.project),
+	})
+	if err != nil {
+		return err
+	}
+	for k, v := range prep.Env {
+		spec.Start.Env[k] = v
+	}
+	spec.Start.Env["TEROK_TASK"] = t.Ref()
+	spec.Start.Files = append(spec.Start.Files, prep.Files...)
+	spec.Argv = prep.Argv
+	if len(spec.Argv) == 0 {
+		// Interactive: the container idles until somebody logs in, which starts the agent in tmux.
+		spec.Argv = []string{sandbox.GuestProgram, "guest", "idle"}
+	}
+	if s.provider != nil {
+		spec.Vault = &sandbox.Vault{Grants: []sandbox.Grant{s.provider.Grant(s.project.Scope())}}
+	}
+	for _, m := range s.project.Run.Mounts {
+		mount, err := parseMount(m)
+		if err != nil {
+			return err
+		}
+		spec.Mounts = append(spec.Mounts, mount)
+	}
+	c, err := a.launcher().Run(ctx, spec)
+	if err != nil {
+		return err
+	}
+	_, err = a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
+		t.Phase, t.Container, t.ImageID, t.LastError = "", c.Name, c.ImageID, ""
+		return nil
+	})
+	return err
+}
+
+// addGate makes the task's repository and tells the container about it.
+func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts *roster.Facts) error {
+	t := s.task
+	gate := a.gateStore()
+	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.clone})
+	if err != nil {
+		return err
+	}
+	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
+		t.Base, t.Start = repo.From, repo.Start
+		return nil
+	}); err != nil {
+		return err
+	}
+	human := a.human(ctx, s.project)
+	spec.Gate = &sandbox.Gate{Repo: repo.Repo, Base: repo.Base, Protected: s.project.Gate.Protected}
+	spec.Start.Clone = &sandbox.Clone{
+		URL:    fmt.Sprintf("http://%s:%d/task.git", sandbox.ServiceHost, sandbox.GatePort),
+		Branch: t.Branch, Borrow: store.BorrowMount, UserName: human.Name, UserEmail: human.Email,
+	}
+	spec.Trusted = append(spec.Trusted, launch.Mount{
+		Source: gate.ObjectsDir(t.Project), Target: store.BorrowMount, ReadOnly: true, NoExec: true})
+	facts.Branch, facts.Remote = t.Branch, "origin"
+	return nil
+}
+
+// openHosts are the hosts that the agent is told about.
+func openHosts(s starting) []string {
+	var hosts []string
+	if s.provider != nil {
+		hosts = append(hosts, s.provider.Route.Host+" (your model)")
+	}
+	for _, r := range s.rules {
+		if r.Allows() {
+			hosts = append(hosts, strings.TrimPrefix(r.Text, "+"))
+		}
+	}
+	return hosts
+}
+
+// taskRules are the policy of a task: the relayed host is denied except through the vault, then
+// what the person asked for, the agent needs and the project allows.
+func (a *App) taskRules(p *project.Project, agent *roster.Agent, provider *roster.Provider, allow []string) ([]policy.Rule, error) {
+	rules, err := p.Rules()
+	if err != nil {
+		return nil, err
+	}
+	add := func(tier policy.Tier, rule, source string) error {
+		r, err := policy.ParseRule(rule, tier, source)
+		if err != nil {
+			return problem.New("bad_rule", problem.Usage, "%s: %w", source, err).WithHint("e.g. --allow registry.npmjs.org:443")
+		}
+		rules = append(rules, r)
+		return nil
+	}
+	if provider != nil {
+		if err := add(policy.Denied, "-"+provider.Route.Host, "vault: only through the vault"); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range allow {
+		if err := add(policy.Project, text, "--allow "+text); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range agent.Egress {
+		if err := add(policy.Agent, text, "agent "+agent.Name); err != nil {
+			return nil, err
+		}
+	}
+	return rules, nil
+}
+
+// projectFor finds the project of a request, or makes one for the repository at Dir.
+func (a *App) projectFor(req RunRequest) (*project.Project, error) {
+	if req.Project != "" {
+		return a.projects().Get(req.Project)
+	}
+	top, err := repositoryTop(req.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.projects().ForDir(top)
+	if err != nil || p != nil {
+		return p, err
+	}
+	name := a.projects().NameFor(top)
+	p, err = a.projects().Create(project.Spec{Name: name, Upstream: top, Agent: req.Agent})
+	if err != nil {
+		return nil, err
+	}
+	a.say("project %s made for %s (%s)", name, top, p.File)
+	a.note("project_created", map[string]string{"project": name})
+	return p, nil
+}
+
+// ProjectHere is the name of the project whose repository holds dir, or "".
+func (a *App) ProjectHere(dir string) (string, error) {
+	top, err := repositoryTop(dir)
+	if err != nil {
+		return "", err
+	}
+	p, err := a.projects().ForDir(top)
+	if err != nil || p == nil {
+		return "", err
+	}
+	return p.Name, nil
+}
+
+// repositoryTop finds the work tree that holds dir by looking for .git; git itself is not asked,
+// since it would obey the repository's configuration.
+func repositoryTop(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		return "", problem.New("no_such_directory", problem.Usage, "%w", err)
+	}
+	for d := abs; ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(filepath.Join(d, ".git")); err == nil {
+			return d, nil
+		}
+		if d == "/" {
+			return "", problem.New("not_a_repository", problem.Usage, "%s is not inside a git repository", abs).
+				WithHint("git init %s, or name a project: terok task run PROJECT", abs)
+		}
+	}
+}
+
+// gateReady makes the project's base repository, or brings it up to date, and looks at the
+// person's clone. It returns nil for a project whose upstream is not a clone of this machine.
+func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest) (*store.Clone, error) {
+	if p.Git.UpstreamURL == "" {
+		return nil, nil
+	}
+	gate := a.gateStore()
+	_, err := os.Lstat(a.Roots.GateBase(p.Name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		a.say("mirroring %s …", p.Git.UpstreamURL)
+		_, err = gate.Init(ctx, p.Name, p.Git.UpstreamURL)
+	case err == nil:
+		_, err = gate.Sync(ctx, p.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	path := p.UpstreamPath()
+	if path == "" || req.Base != "" {
+		return nil, nil
+	}
+	clone := store.Clone{Dir: path}
+	clone.Name, clone.Email = a.gitIdentity(ctx)
+	work, err := gate.Uncommitted(ctx, p.Name, clone)
+	if problem.Is(err, "no_clone") {
+		return nil, nil // a bare repository
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !work.Clean() {
+		n := len(work.Changed) + len(work.New)
+		carry := req.Carry == "yes"
+		if req.Carry == "" && a.Confirm != nil {
+			if carry, err = a.Confirm(fmt.Sprintf("%s has uncommitted work in %d files. Start from it (your clone is not touched)?", path, n)); err != nil {
+				return nil, err
+			}
+		}
+		if !carry {
+			a.say("note: uncommitted work in %d files is not part of the task (--carry takes it along)", n)
+		}
+		clone.Uncommitted = carry
+	}
+	return &clone, nil
+}
+
+// ensureImage finds the image and the agent's bundle. What is missing is made after a question,
+// and is an error with its cure where nobody can be asked.
+func (a *App) ensureImage(ctx context.Context, base string, agent *roster.Agent) (imageID, bundle string, err error) {
+	l0, err := a.ImageL0(ctx, base)
+	missing := problem.Is(err, "image_not_found")
+	if err != nil && !missing {
+		return "", "", err
+	}
+	var agents []string
+	if !agent.Install.None() {
+		b, berr := a.AgentBundle(agent.Name)
+		switch {
+		case berr == nil:
+			bundle = b.Dir
+		case !problem.Is(berr, "agent_not_installed"):
+			return "", "", berr
+		default:
+			agents, err = []string{agent.Name}, firstError(err, berr)
+		}
+	}
+	if !missing && len(agents) == 0 {
+		return l0.ID, bundle, nil
+	}
+	if a.Confirm == nil {
+		return "", "", err
+	}
+	ok, cerr := a.Confirm(fmt.Sprintf("%s. Make it now (about a minute, once)?", text.Line(err.Error(), 200)))
+	if cerr != nil {
+		return "", "", cerr
+	}
+	if !ok {
+		return "", "", err
+	}
+	if l0, err = a.ImagePrepare(ctx, ImageOptions{Base: base}, agents...); err != nil {
+		return "", "", err
+	}
+	if len(agents) > 0 {
+		b, err := a.AgentBundle(agent.Name)
+		if err != nil {
+			return "", "", err
+		}
+		bundle = b.Dir
+	}
+	return l0.ID, bundle, nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needCredential makes sure that the vault is unlocked and holds what the agent needs.
+func (a *App) needCredential(ctx context.Context, p *roster.Provider, pr *project.Project) error {
+	if err := a.VaultNeed(ctx); err != nil {
+		return err
+	}
+	has, err := a.AuthHas(ctx, p.Name, pr.Name)
+	if err != nil || has {
+		return err
+	}
+	return problem.New("credential_missing", problem.Locked, "no key for %s is in the vault", p.Title).
+		WithHint("terok auth %s", p.Name).With("provider", p.Name)
+}
+
+// human is the operator's git identity: the project's, else that of the clone, else none.
+func (a *App) human(ctx context.Context, p *project.Project) sandbox.Identity {
+	id := sandbox.Identity{Name: p.Git.HumanName, Email: p.Git.HumanEmail}
+	if id.Name == "" || id.Email == "" {
+		name, email := a.gitIdentity(ctx)
+		id.Name, id.Email = firstOf(id.Name, name, "terok operator"), firstOf(id.Email, email, "operator@localhost")
+	}
+	return id
+}
+
+// gitIdentity is what the person's own git would sign commits with.
+func (a *App) gitIdentity(ctx context.Context) (name, email string) {
+	home := a.Environ("HOME")
+	for _, file := range []string{
+		filepath.Join(home, ".gitconfig"),
+		filepath.Join(firstOf(a.Environ("XDG_CONFIG_HOME"), filepath.Join(home, ".config")), "git", "config"),
+	} {
+		get := func(key string) string {
+			out, err := (&git.Runner{}).Run(ctx, git.Cmd{Args: []string{"config", "--no-includes", "--file", file, "--get", key}})
+			if err != nil {
+				return ""
+			}
+			return text.Line(strings.TrimSpace(string(out)), 200)
+		}
+		name, email = firstOf(name, get("user.name")), firstOf(email, get("user.email"))
+	}
+	return name, email
+}
+
+func (a *App) gateStore() *store.Store {
+	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now}
+}
+
+func firstOf(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return ""
+}
+
+func launchID() string {
+	var b [10]byte
+	_, _ = rand.Read(b[:])
+	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
+}
