@@ -205,28 +205,9 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 	addr := dst.Addr().Unmap().WithZone("")
 	f.dst, f.port = netip.AddrPortFrom(addr, dst.Port()), dst.Port()
 	service := p.cfg.Services[f.dst]
-	f.service = service != nil
-	if !p.add(f) {
-		client.reset()
-		return
-	}
-	defer p.remove(f)
-	defer client.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { f.cut("shutdown") })
-	defer stop()
-
-	if service != nil {
-		if !p.slots.services.take() {
-			p.overLimit(f, "service connections")
-			return
-		}
-		defer p.slots.services.give()
-		service.ServeConn(ctx, c)
-		return
-	}
 	switch {
+	case service != nil:
+		f.service = true
 	case addr.IsLoopback(), addr.IsUnspecified(), f.port == 0, p.ours(addr):
 		p.unknown(f, "destination is ours, loopback or zero")
 		return
@@ -237,6 +218,25 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 			return
 		}
 		f.name = name
+	}
+	if !p.add(f) { // from here on Recheck, Counters and Close see it
+		client.reset()
+		return
+	}
+	defer p.remove(f)
+	defer client.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { f.cut("shutdown") })
+	defer stop()
+	if service != nil {
+		if !p.slots.services.take() {
+			p.overLimit(f, "service connections")
+			return
+		}
+		defer p.slots.services.give()
+		service.ServeConn(ctx, c)
+		return
 	}
 	p.proceed(ctx, f)
 }

@@ -159,7 +159,7 @@ func TestPrivateAnswersAreNotDialled(t *testing.T) {
 		"0.0.0.0", "::1", "fe80::1%eth0", "64:ff9b::a9fe:a9fe", "fd00:ec2::254", "224.0.0.1",
 	} {
 		r := newRig(t, []string{"+a.test:7000"})
-		r.hosts["a.test"] = []netip.Addr{netip.MustParseAddr(answer)}
+		r.resolve("a.test", netip.MustParseAddr(answer))
 		r.p.cfg.Dial = func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
 			t.Errorf("%s: dialled %s", answer, a)
 			return nil, errors.New("no")
@@ -174,7 +174,7 @@ func TestPrivateAnswersAreNotDialled(t *testing.T) {
 
 func TestMixedAnswersUseThePublicOne(t *testing.T) {
 	r := newRig(t, []string{"+a.test:7000"})
-	r.hosts["a.test"] = []netip.Addr{netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("203.0.113.99"), netip.MustParseAddr(addrA)}
+	r.resolve("a.test", netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("203.0.113.99"), netip.MustParseAddr(addrA))
 	r.serve(addrA+":7000", echo)
 	c := r.dial("a.test:7000")
 	io.WriteString(c, "hi")

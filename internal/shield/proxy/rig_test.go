@@ -240,6 +240,13 @@ func echo(c *net.TCPConn) {
 	c.CloseWrite()
 }
 
+// resolve changes what a name resolves to; nothing is NXDOMAIN.
+func (r *rig) resolve(name string, to ...netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts[name] = to
+}
+
 func (r *rig) dials() []netip.AddrPort {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -318,7 +318,7 @@ func TestServerFirstProtocols(t *testing.T) {
 func TestUnreachableUpstream(t *testing.T) {
 	r := newRig(t, []string{"+a.test:7000", "+denied.test:7000"})
 	r.refused(t, "a.test:7000")
-	delete(r.hosts, "denied.test")
+	r.resolve("denied.test")
 	r.refused(t, "denied.test:7000")
 	if n := r.p.Counters(); n.Unreached != 2 || len(r.events.of(evFailed)) != 2 {
 		t.Errorf("%+v", n)
