@@ -189,7 +189,7 @@ func (w *wrapper) arguments(a *sandbox.Agent) []string {
 	return append(argv, w.args...)
 }
 
-var sessionID = regexp.MustCompile(`^[0-9A-Za-z_-]{8,64}$`)
+var sessionID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
 
 // session resumes the stored session when the agent still has it, or begins one under an id of
 // our choice and stores that. Without session support it adds nothing.
