@@ -5,9 +5,10 @@
 // descriptor (SO_PEERPIDFD, unix(7); since Linux 6.5) and judged by /proc/<pid>/uid_map, which
 // any process may read, also of a non-dumpable one:
 //
-//   - Host: the same map as ours, a process of the operator's own session.
+//   - Host: a process of the operator's own session, seen from there or from podman's namespace.
 //   - Podman: rootless podman's own namespace, where hooks and supervisors run: 0 inside is the
-//     operator outside, everything else is a subordinate id.
+//     operator outside, everything else is a subordinate id, and the namespace is a child of the
+//     host's (a nested one can look alike).
 //   - everything else, above all a container's map, is refused.
 //
 // A process in a pid namespace below ours is refused as well, because a container that was
@@ -31,7 +32,7 @@ type Kind uint8
 
 // Kinds. The zero value is no peer at all.
 const (
-	Host   Kind = iota + 1 // our own user namespace
+	Host   Kind = iota + 1 // the host's user namespace
 	Podman                 // rootless podman's user namespace
 )
 
@@ -86,27 +87,15 @@ func Of(c *net.UnixConn) (*Peer, error) {
 
 func (p *Peer) judge() error {
 	proc := "/proc/" + strconv.Itoa(p.PID)
-	theirs, err := os.ReadFile(proc + "/uid_map")
-	if err != nil {
-		return fmt.Errorf("%w: %v", ErrForeign, err)
-	}
-	ours, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return err
-	}
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		return fmt.Errorf("%w: %v", ErrForeign, err)
 	}
-	switch {
-	case nestedPID(status):
+	if nestedPID(status) {
 		return fmt.Errorf("%w: pid %d is inside a pid namespace", ErrForeign, p.PID)
-	case bytes.Equal(theirs, ours):
-		p.Kind = Host
-	case PodmanMap(theirs, os.Geteuid()):
-		p.Kind = Podman
-	default:
-		return fmt.Errorf("%w: pid %d is inside a user namespace", ErrForeign, p.PID)
+	}
+	if p.Kind, err = place(proc, os.Geteuid()); err != nil {
+		return fmt.Errorf("%w: pid %d: %v", ErrForeign, p.PID, err)
 	}
 	// The pid was read through its number: only a peer that is alive after that was the one read.
 	if !p.Alive() {
@@ -206,37 +195,6 @@ func parseStart(stat []byte) (uint64, error) {
 		return 0, errors.New("unreadable /proc stat line")
 	}
 	return strconv.ParseUint(fields[19], 10, 64)
-}
-
-// PodmanMap reports whether a uid_map, read from the host's namespace, is rootless podman's own:
-// root inside is uid outside, and nothing else inside is.
-func PodmanMap(uidMap []byte, uid int) bool {
-	lines := strings.Split(strings.TrimSpace(string(uidMap)), "\n")
-	for i, line := range lines {
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			return false
-		}
-		var n [3]uint64
-		for j, s := range f {
-			v, err := strconv.ParseUint(s, 10, 32)
-			if err != nil {
-				return false
-			}
-			n[j] = v
-		}
-		inside, outside, count := n[0], n[1], n[2]
-		if i == 0 {
-			if inside != 0 || outside != uint64(uid) || count != 1 {
-				return false
-			}
-			continue
-		}
-		if inside == 0 || outside == 0 || outside <= uint64(uid) && uint64(uid) < outside+count {
-			return false
-		}
-	}
-	return true
 }
 
 // nestedPID reports whether /proc/<pid>/status shows a process inside a pid namespace below the
