@@ -289,21 +289,23 @@ func TestRecheckCutsOnlyWhatIsRefused(t *testing.T) {
 }
 
 func TestRecheckWhileDialling(t *testing.T) {
-	r := newRig(t, []string{"+a.test:7000"})
-	r.serve(addrA+":7000", echo)
-	dialling, goOn := make(chan bool), make(chan bool)
-	dial := r.p.cfg.Dial
-	r.p.cfg.Dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-		dialling <- true
-		<-goOn
-		return dial(context.WithoutCancel(ctx), a)
+	for _, now := range [][]string{nil, {"+a.test:7000", "deny!-" + addrA}} { // the name, or only its address
+		r := newRig(t, []string{"+a.test:7000"})
+		r.serve(addrA+":7000", echo)
+		dialling, goOn := make(chan bool), make(chan bool)
+		dial := r.p.cfg.Dial
+		r.p.cfg.Dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+			dialling <- true
+			<-goOn
+			return dial(context.WithoutCancel(ctx), a)
+		}
+		c := r.dial("a.test:7000")
+		<-dialling
+		r.setRules(now...)
+		r.p.Recheck()
+		close(goOn)
+		wantReset(t, c)
 	}
-	c := r.dial("a.test:7000")
-	<-dialling
-	r.setRules()
-	r.p.Recheck()
-	close(goOn)
-	wantReset(t, c)
 }
 
 func TestOpenLimit(t *testing.T) {
