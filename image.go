@@ -55,6 +55,9 @@ func (a *App) ImageBuild(ctx context.Context, o ImageOptions) (ImageRef, error) 
 	if err != nil {
 		return ImageRef{}, err
 	}
+	if o.Force {
+		return b.RebuildL0(ctx, o.Base)
+	}
 	return b.EnsureL0(ctx, o.Base)
 }
 

@@ -82,7 +82,7 @@ func (b *Builder) Install(ctx context.Context, p Package, base string, force boo
 	} else if err != nil && !problem.Is(err, "agent_not_installed") && !force {
 		return Bundle{}, false, err
 	}
-	node, err := b.ensure(ctx, buildNode, base)
+	node, err := b.ensure(ctx, buildNode, base, false)
 	if err != nil {
 		return Bundle{}, false, err
 	}

@@ -88,10 +88,15 @@ var (
 // registry, or the distribution's package mirror, in this order. With nothing to do it costs two
 // podman queries.
 func (b *Builder) EnsureL0(ctx context.Context, base string) (Ref, error) {
-	return b.ensure(ctx, l0, base)
+	return b.ensure(ctx, l0, base, false)
 }
 
-func (b *Builder) ensure(ctx context.Context, l layer, base string) (Ref, error) {
+// RebuildL0 is EnsureL0 that builds the layer even when it is there, with today's packages.
+func (b *Builder) RebuildL0(ctx context.Context, base string) (Ref, error) {
+	return b.ensure(ctx, l0, base, true)
+}
+
+func (b *Builder) ensure(ctx context.Context, l layer, base string, force bool) (Ref, error) {
 	baseRef, baseID, err := b.EnsureBase(ctx, base)
 	if err != nil {
 		return Ref{}, err
@@ -101,7 +106,7 @@ func (b *Builder) ensure(ctx context.Context, l layer, base string) (Ref, error)
 		return Ref{}, err
 	}
 	want := Ref{Tag: l.tag + ":" + tagOf(baseRef), Base: baseRef, Hash: l.hash(baseID, recipe)}
-	if ok, err := b.current(ctx, &want); ok || err != nil {
+	if ok, err := b.current(ctx, &want); ok && !force || err != nil {
 		return want, err
 	}
 	unlock, err := b.lock(ctx, "image-"+l.name+"-"+tagOf(baseRef))
@@ -109,7 +114,7 @@ func (b *Builder) ensure(ctx context.Context, l layer, base string) (Ref, error)
 		return Ref{}, err
 	}
 	defer unlock()
-	if ok, err := b.current(ctx, &want); ok || err != nil { // somebody else built it while we waited
+	if ok, err := b.current(ctx, &want); ok && !force || err != nil { // somebody else built it while we waited
 		return want, err
 	}
 	start := time.Now()
