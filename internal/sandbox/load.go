@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +23,12 @@ var ErrSchema = errors.New("the sandbox file was written by another version of t
 // systemTrees never hold a task directory; an annotation that points there is an attack.
 var systemTrees = []string{"/etc", "/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot"}
 
-var hexKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+// plainKey reports whether s is a name that is safe in a path: ^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$.
+// By hand, since compiling an expression costs 0.4 ms at every start of the program.
+func plainKey(s string) bool {
+	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return s != "" && len(s) <= 128 && strings.IndexByte(alnum, s[0]) >= 0 && strings.Trim(s, alnum+"._-") == ""
+}
 
 // Load reads and judges the sandbox file at path, which came from a container's annotation and is
 // hostile until proven ours: absolute and clean, outside the system's trees, a regular file of
@@ -109,7 +113,7 @@ func Decode(data []byte) (*File, error) {
 
 func (f *File) check() error {
 	for what, v := range map[string]string{"key": f.Key, "name": f.Name, "launch": f.Launch} {
-		if !hexKey.MatchString(v) {
+		if !plainKey(v) {
 			return fmt.Errorf("sandbox file: %s is %q", what, v)
 		}
 	}
