@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -105,8 +106,7 @@ func BenchmarkFrontVersusReverseProxy(b *testing.B) {
 			c := r.client(false)
 			r.addr = saved
 			a := addr
-			c.Transport.(*http.Transport).Dial = func(string, string) (net.Conn, error) { return net.Dial("tcp", a) }
-			c.Transport.(*http.Transport).DialContext = nil
+			c.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) { return net.Dial("tcp", a) }
 			out = append(out, c)
 		}
 		return out
