@@ -41,14 +41,15 @@ namespaces or privileges: a sandbox has what podman gives by default, less what 
   terok sandbox run --allow deb.debian.org --rm -it localhost/debian:12 -- bash
   terok sandbox run -d --name web --allow '*.example.org:443' IMAGE -- ./server
   terok sandbox run --mount ~/src/webshop:/src:ro IMAGE -- ls /src`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if dash := cmd.ArgsLenAtDash(); len(args) < 2 || dash > 1 || dash == 0 {
-				return problem.New("usage", problem.Usage, "an image and a command are needed").
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 && args[1] == "--" {
+				args = append(args[:1:1], args[2:]...)
+			}
+			if len(args) < 2 || strings.HasPrefix(args[1], "-") {
+				return problem.New("usage", problem.Usage, "an image and a command are needed; flags of terok go before the image").
 					WithHint("terok sandbox run IMAGE -- COMMAND...")
 			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Image, o.Command = args[0], args[1:]
 			return e.sandboxRun(cmd, o, detach)
 		},
