@@ -339,7 +339,7 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 	if path == "" || req.Base != "" {
 		return nil, nil
 	}
-	clone := store.Clone{Dir: path}
+	clone := store.Clone{Dir: path, Excludes: a.globalIgnores(ctx)}
 	clone.Name, clone.Email = a.gitIdentity(ctx)
 	work, err := gate.Uncommitted(ctx, p.Name, clone)
 	if problem.Is(err, "no_clone") {
@@ -462,7 +462,7 @@ func (a *App) gitIdentity(ctx context.Context) (name, email string) {
 }
 
 func (a *App) gateStore() *store.Store {
-	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now}
+	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}, SSHEnv: a.sshEnv()}
 }
 
 func firstOf(words ...string) string {

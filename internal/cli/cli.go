@@ -95,6 +95,8 @@ to your upstream but through your review.`,
 // commands lists the constructors of the top-level commands, in the order of the help text.
 var commands = []func(*env) *cobra.Command{
 	newRunCmd,
+	newReviewCmd,
+	newPromoteCmd,
 	newLoginCmd,
 	newTaskCmd,
 	newProjectCmd,

@@ -125,15 +125,14 @@ func (p *Promoter) check(ctx context.Context, src Source) error {
 		return err
 	}
 	if tip != src.Commit {
-		return problem.New("tip_moved", problem.Conflict, "%s is at %.12s now, not at %.12s: the task pushed since you looked",
-			src.Branch, tip, src.Commit).WithHint("terok review show %s/%s", src.Task.Project, src.Task.ID).With("tip", tip)
+		return tipMoved(src, tip)
 	}
 	details, err := p.Review.Show(ctx, src.Task, src.Branch)
 	if err != nil {
 		return err
 	}
 	if details.Tip != src.Commit {
-		return p.check(ctx, src) // moved between the two looks; the next one says so
+		return tipMoved(src, details.Tip) // between the two looks
 	}
 	for _, f := range details.Flags {
 		if f.Severity == review.Deny {
@@ -142,6 +141,11 @@ func (p *Promoter) check(ctx context.Context, src Source) error {
 		}
 	}
 	return nil
+}
+
+func tipMoved(src Source, tip string) error {
+	return problem.New("tip_moved", problem.Conflict, "%s is at %.12s now, not at %.12s: the task pushed since you looked",
+		src.Branch, tip, src.Commit).WithHint("terok review show %s/%s", src.Task.Project, src.Task.ID).With("tip", tip)
 }
 
 // toClone makes a new branch in a person's clone. Objects first, without any ref; then the ref,
