@@ -94,6 +94,7 @@ to your upstream but through your review.`,
 
 // commands lists the constructors of the top-level commands, in the order of the help text.
 var commands = []func(*env) *cobra.Command{
+	newDemoCmd,
 	newRunCmd,
 	newReviewCmd,
 	newPromoteCmd,
@@ -112,6 +113,7 @@ var commands = []func(*env) *cobra.Command{
 
 func unknownCommand(cmd *cobra.Command, name string) error {
 	p := problem.New("unknown_command", problem.Usage, "unknown command %q for %q", name, cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2 // cobra sets its default only on its own path
 	if s := cmd.SuggestionsFor(name); len(s) > 0 {
 		return p.WithHint("did you mean: %s %s", cmd.CommandPath(), s[0])
 	}

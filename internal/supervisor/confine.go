@@ -51,18 +51,12 @@ func restrictFiles(h *handover) error {
 			landlock.RODirs(g.Base).IgnoreIfMissing(),
 			landlock.RWDirs(g.Repo).WithRefer().IgnoreIfMissing())
 	}
-	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {
-		return err
-	}
-	// It serves on inherited sockets only: nothing on the host may listen in its name.
-	noServers, err := landlock.NewConfig(landlock.AccessNetSet(ll.AccessNetBindTCP))
-	if err != nil {
-		return err
-	}
-	if err := noServers.BestEffort().RestrictNet(); err != nil {
-		return err
-	}
-	return landlock.V6.BestEffort().RestrictScoped()
+	// It serves on inherited sockets only: nothing on the host may listen in its name. All in one
+	// ruleset: a second one, whatever it is about, would deny moving files between directories
+	// (landlock(7), LANDLOCK_ACCESS_FS_REFER), which git needs to take a push.
+	all := landlock.V6
+	all.HandledAccessNet = ll.AccessNetBindTCP
+	return all.BestEffort().Restrict(rules...)
 }
 
 // calls are the system calls of the Go runtime, of plain file and socket work, and of git.
