@@ -62,7 +62,8 @@ func (p Package) check() error {
 	case !npmName.MatchString(p.Package):
 		return problem.New("agent_invalid", problem.Usage, "%q is not the name of an npm package", p.Package)
 	case !npmVersion.MatchString(p.Version):
-		return problem.New("version_invalid", problem.Usage, "%q is not an exact version, e.g. 2.1.330, nor latest", p.Version)
+		return problem.New("version_invalid", problem.Usage, "%q is not an exact version, e.g. 2.1.330, nor latest", p.Version).
+			WithHint("terok agents install %s", p.Agent)
 	case !filepath.IsLocal(p.Bin):
 		return problem.New("agent_invalid", problem.Usage, "the program %q is not inside the bundle", p.Bin)
 	}
@@ -113,7 +114,7 @@ func (b *Builder) install(ctx context.Context, p Package, nodeID, what string) (
 	if err != nil {
 		return Bundle{}, err
 	}
-	dir, cleanup, err := b.workDir(recipe)
+	dir, cleanup, err := b.workDir(what, recipe)
 	if err != nil {
 		return Bundle{}, err
 	}

@@ -156,7 +156,7 @@ func (b *Builder) build(ctx context.Context, l layer, want *Ref, baseID string, 
 	stage := "terok-build-" + l.name + "-" + want.Hash[:12]
 	stageRef := "localhost/" + stage + ":base"
 	b.sweep(ctx, stage)
-	dir, cleanup, err := b.workDir(recipe)
+	dir, cleanup, err := b.workDir(l.name+"-"+tagOf(want.Base), recipe)
 	if err != nil {
 		return err
 	}

@@ -5,10 +5,8 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,27 +19,22 @@ import (
 	"terok/internal/text"
 )
 
-// workDir makes the directory of one build: context/ is empty, in/ is mounted at /mnt and holds
-// recipe.sh, apt.conf and, with extra authorities, ca.pem.
-func (b *Builder) workDir(recipe []byte) (dir string, cleanup func(), err error) {
-	if err := state.MkdirAll(b.Roots.ImagesDir()); err != nil {
+// workDir makes the directory of the one build that holds the lock of name, anew: what a killed
+// build left there goes. context/ is empty, in/ is mounted at /mnt and holds recipe.sh, apt.conf
+// and, with extra authorities, ca.pem.
+func (b *Builder) workDir(name string, recipe []byte) (dir string, cleanup func(), err error) {
+	dir = filepath.Join(b.Roots.ImagesDir(), "build-"+name)
+	if err := os.RemoveAll(dir); err != nil {
 		return "", nil, err
 	}
-	if err := b.sweepWork(time.Now()); err != nil {
-		return "", nil, err
-	}
-	dir, err = os.MkdirTemp(b.Roots.ImagesDir(), "build-")
-	if err != nil {
-		return "", nil, err
-	}
-	cleanup = func() { _ = os.RemoveAll(dir) }
+	remove := func() { _ = os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			cleanup()
+			remove()
 		}
 	}()
 	for _, sub := range []string{"in", "context"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+		if err := state.MkdirAll(filepath.Join(dir, sub)); err != nil {
 			return "", nil, err
 		}
 	}
@@ -65,7 +58,7 @@ Dpkg::Options { "--force-unsafe-io"; };
 			return "", nil, err
 		}
 	}
-	return dir, cleanup, nil
+	return dir, remove, nil
 }
 
 // systemRoots are where distributions keep the bundle of authorities.
@@ -203,25 +196,4 @@ func diskFull(lines []string) string {
 		}
 	}
 	return ""
-}
-
-// sweepWork removes work directories that a killed process left: those older than a day.
-func (b *Builder) sweepWork(now time.Time) error {
-	entries, err := os.ReadDir(b.Roots.ImagesDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		fi, err := e.Info()
-		if err != nil || !strings.HasPrefix(e.Name(), "build-") || now.Sub(fi.ModTime()) < 24*time.Hour {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(b.Roots.ImagesDir(), e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
 }
