@@ -113,15 +113,9 @@ func (l *Launcher) plan(ctx context.Context, s Spec) (p *plan, done func(), err 
 	if err := l.sweep(ctx); err != nil {
 		return nil, nil, err
 	}
-	img, err := l.Podman.ImageInspect(ctx, s.Image)
-	if errors.Is(err, podman.ErrAbsent) {
-		return nil, nil, problem.New("image_not_found", problem.NotFound, "no image %q in the local store", s.Image).
-			WithHint("terok image build   (or: podman pull %s)", s.Image)
-	}
-	if err != nil {
+	if p.image, err = l.imageID(ctx, p.caps, s.Image); err != nil {
 		return nil, nil, err
 	}
-	p.image = img.ID
 	if err := l.write(p); err != nil {
 		return nil, nil, err
 	}

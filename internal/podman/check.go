@@ -25,6 +25,7 @@ type Capabilities struct {
 	Crun        string   `json:"crun"`         // version of the OCI runtime
 	NetworkCmd  string   `json:"network_cmd"`  // rootless network helper of builds: slirp4netns or pasta; "" for none
 	Storage     string   `json:"storage"`      // graph driver, e.g. "overlay"
+	GraphRoot   string   `json:"graph_root"`   // directory of podman's images and containers
 	Controllers []string `json:"controllers"`  // delegated cgroup controllers; limits of others are dropped silently
 	SubIDs      int64    `json:"sub_ids"`      // size of the user's id map
 	Kernel      string   `json:"kernel"`       //
@@ -153,6 +154,7 @@ type info struct {
 	} `json:"host"`
 	Store struct {
 		Driver string `json:"graphDriverName"`
+		Root   string `json:"graphRoot"`
 	} `json:"store"`
 	Version struct {
 		Version string `json:"Version"`
@@ -168,7 +170,7 @@ func parseInfo(out []byte) (Capabilities, error) {
 		return Capabilities{}, errors.New("podman info printed no version")
 	}
 	c := Capabilities{Podman: i.Version.Version, Runtime: i.Host.OCIRuntime.Name, RuntimePath: i.Host.OCIRuntime.Path,
-		NetworkCmd: i.Host.NetworkCmd, Storage: i.Store.Driver, Controllers: i.Host.CgroupControllers,
+		NetworkCmd: i.Host.NetworkCmd, Storage: i.Store.Driver, GraphRoot: i.Store.Root, Controllers: i.Host.CgroupControllers,
 		Kernel: i.Host.Kernel, SELinux: i.Host.Security.SELinux, Seccomp: i.Host.Security.Seccomp}
 	if c.NetworkCmd == "" && i.Host.Slirp.Executable != "" {
 		c.NetworkCmd = "slirp4netns"

@@ -212,6 +212,7 @@ func (p *parent) supervise(say *os.File) int {
 					fmt.Fprint(say, readyWord)
 					say.Close()
 					say = nil
+					settle()
 				}
 			case what := <-tampered:
 				log.Printf("%s in the container's network namespace were changed from outside", what)
