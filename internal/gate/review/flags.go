@@ -218,7 +218,7 @@ func (p *repo) patch(ctx context.Context, c Change, scan *patchScan) error {
 		unified = "-U0"
 	}
 	err := p.Git.Stream(ctx, p.cmd("diff-tree", "-r", "-p", unified, "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
-		"--submodule=short", "--ignore-submodules=all", "--src-prefix=a/", "--dst-prefix=b/", c.from(), c.Tip), scan)
+		"--submodule=short", "--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", c.from(), c.Tip), scan)
 	if scan.read > maxScan {
 		return nil // stopped by us; the flag says so
 	}

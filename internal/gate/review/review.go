@@ -357,7 +357,7 @@ func short(id string) string { return id[:min(len(id), 7)] }
 // files reads names, modes and line counts.
 func (p *repo) files(ctx context.Context, c *Change, flags *flagSet) error {
 	out, err := p.Git.Run(ctx, p.cmd("diff-tree", "-r", "-z", "--raw", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv",
-		"--no-color", "--ignore-submodules=all", c.from(), c.Tip))
+		"--no-color", "--ignore-submodules=none", c.from(), c.Tip))
 	if errors.Is(err, git.ErrTooLarge) {
 		flags.add(Deny, "too_large", "more files than can be shown")
 		return nil

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -659,4 +660,18 @@ func TestHooksAreDead(t *testing.T) {
 	if _, err := os.Stat(canary); err == nil {
 		t.Error("a program of the repository ran on the host")
 	}
+}
+
+// TestPushTime measures a push of one commit as the client sees it; gate.md §15 asks for 150 ms.
+func TestPushTime(t *testing.T) {
+	s := serve(t)
+	var times []time.Duration
+	for i := range 9 {
+		s.commit("a.txt", strconv.Itoa(i))
+		start := time.Now()
+		s.Git(s.work, "push", "-q", "origin", "HEAD")
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	t.Logf("push of one commit: median %s, min %s, max %s (n=9)", times[4], times[0], times[8])
 }
