@@ -302,3 +302,15 @@ func rewrite(path, content string) error {
 }
 
 func mkfifo(path string) error { return unix.Mkfifo(path, 0o600) }
+
+// TestWorkDirOfAFailure: a build that cannot begin leaves no directory.
+func TestWorkDirOfAFailure(t *testing.T) {
+	b := builder(t)
+	b.CA = []string{"/nonexistent"}
+	if _, _, err := b.workDir("x", nil); err == nil {
+		t.Fatal("an unreadable authority is accepted")
+	}
+	if left, _ := filepath.Glob(filepath.Join(b.Roots.ImagesDir(), "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

@@ -22,8 +22,8 @@ import (
 // workDir makes the directory of the one build that holds the lock of name, anew: what a killed
 // build left there goes. context/ is empty, in/ is mounted at /mnt and holds recipe.sh, apt.conf
 // and, with extra authorities, ca.pem.
-func (b *Builder) workDir(name string, recipe []byte) (dir string, cleanup func(), err error) {
-	dir = filepath.Join(b.Roots.ImagesDir(), "build-"+name)
+func (b *Builder) workDir(name string, recipe []byte) (_ string, cleanup func(), err error) {
+	dir := filepath.Join(b.Roots.ImagesDir(), "build-"+name)
 	if err := os.RemoveAll(dir); err != nil {
 		return "", nil, err
 	}
@@ -88,7 +88,8 @@ func (b *Builder) authorities() ([]byte, error) {
 	for _, path := range files {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil, problem.New("ca_unreadable", problem.Usage, "the authority's certificate cannot be read: %w", err)
+			return nil, problem.New("ca_unreadable", problem.Usage, "the authority's certificate cannot be read: %w", err).
+				WithHint("give PEM files to --ca and NODE_EXTRA_CA_CERTS")
 		}
 		n := 0
 		for rest := data; ; n++ {
@@ -97,13 +98,15 @@ func (b *Builder) authorities() ([]byte, error) {
 				break
 			}
 			if _, err := x509.ParseCertificate(block.Bytes); block.Type != "CERTIFICATE" || err != nil {
-				return nil, problem.New("ca_invalid", problem.Usage, "%s holds something that is not a certificate", path)
+				return nil, problem.New("ca_invalid", problem.Usage, "%s holds something that is not a certificate", path).
+					WithHint("openssl x509 -in %s -noout", path)
 			}
 			out.WriteByte('\n')
 			_ = pem.Encode(&out, block) // into memory
 		}
 		if n == 0 {
-			return nil, problem.New("ca_invalid", problem.Usage, "%s holds no certificate in PEM form", path)
+			return nil, problem.New("ca_invalid", problem.Usage, "%s holds no certificate in PEM form", path).
+				WithHint("openssl x509 -in %s -noout", path)
 		}
 	}
 	return out.Bytes(), nil
