@@ -46,7 +46,7 @@ type Credential = keyholder.Credential
 func (a *App) VaultInit(ctx context.Context, pass []byte) error {
 	if pass == nil {
 		var err error
-		if pass, err = a.commandPassphrase(ctx); err != nil {
+		if pass, err = a.commandPassphrase(ctx, "init"); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func (a *App) VaultUnlock(ctx context.Context, pass []byte) error {
 	}
 	if pass == nil {
 		var err error
-		if pass, err = a.commandPassphrase(ctx); err != nil {
+		if pass, err = a.commandPassphrase(ctx, "unlock"); err != nil {
 			return err
 		}
 	}
@@ -272,8 +272,8 @@ func (a *App) provider(name string) (*roster.Provider, error) {
 	return r.Credential(name)
 }
 
-// commandPassphrase runs credentials.passphrase_command.
-func (a *App) commandPassphrase(ctx context.Context) ([]byte, error) {
+// commandPassphrase runs credentials.passphrase_command for a verb of `terok vault`.
+func (a *App) commandPassphrase(ctx context.Context, verb string) ([]byte, error) {
 	cfg, err := config.LoadGlobal(a.Roots.ConfigFile())
 	if err != nil {
 		return nil, err
@@ -281,7 +281,7 @@ func (a *App) commandPassphrase(ctx context.Context) ([]byte, error) {
 	line := cfg.Credentials.PassphraseCommand
 	if line == "" {
 		return nil, problem.New("passphrase_needed", problem.Declined, "a passphrase is needed and nobody can be asked").
-			WithHint("terok vault unlock --passphrase-file FILE, or set credentials.passphrase_command in %s", a.Roots.ConfigFile())
+			WithHint("terok vault %s --passphrase-file FILE, or set credentials.passphrase_command in %s", verb, a.Roots.ConfigFile())
 	}
 	return passphrase.Command(ctx, line, a.Environ, os.Environ(), a.Progress)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -18,6 +17,7 @@ import (
 
 	"terok/internal/problem"
 	"terok/internal/state"
+	"terok/internal/vault/keyholder"
 )
 
 // readyFD is where a keyholder tells its starter "ready", or why not.
@@ -172,12 +172,16 @@ func startDetached(self string, roots state.Roots, ready *os.File) (p *os.Proces
 	return p, err
 }
 
+// listening reports whether a keyholder answers. A connection alone proves nothing: the kernel
+// still takes one for a process that is being killed.
 func listening(ctx context.Context, roots state.Roots) bool {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unixpacket", roots.KeyholderSocket())
+	ctx, cancel := context.WithTimeout(ctx, startWithin/2)
+	defer cancel()
+	c, err := keyholder.Dial(ctx, roots.KeyholderSocket())
 	if err != nil {
 		return false
 	}
-	c.Close()
-	return true
+	defer c.Close()
+	_, err = c.Status(ctx)
+	return err == nil
 }
