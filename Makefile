@@ -54,7 +54,7 @@ lint:
 
 fuzz:
 	@go list -f '{{.ImportPath}} {{.Dir}}' $(PKG) | while read -r package dir; do \
-	  for target in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' "$$dir" --include='*_test.go' --exclude-dir='*' 2>/dev/null | awk '{ print $$2 }'); do \
+	  for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go 2>/dev/null | awk '{ print $$2 }'); do \
 	    echo "$$package $$target"; \
 	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
 	  done; \
