@@ -1,0 +1,56 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// BenchmarkSupervisorMemory: proportional set size of parent and worker of one sandbox, idle and
+// after a gigabyte, against what podman itself keeps per container (conmon). PSS shares the
+// program's pages among all that map them, as the machine does.
+func BenchmarkSupervisorMemory(b *testing.B) {
+	port := listen(b)
+	for _, use := range []string{"idle", "after 1 GiB"} {
+		compare(b, "supervisor memory, "+use, "MiB", "at most 20 MiB for both", 5,
+			side{"parent and worker", func(round int) float64 { return supervisorPSS(b, port, use != "idle") }})
+	}
+}
+
+func supervisorPSS(b *testing.B, port int, busy bool) float64 {
+	b.Helper()
+	t := newTree(b)
+	t.run("sandbox", "run", "-d", "--name", "memory", "--mount", self(b)+":/bench:ro",
+		"--allow", fmt.Sprintf("host:%d", port), image, "--", "sleep", "600")
+	defer t.run("sandbox", "rm", "memory")
+	if busy {
+		askClient(b, "terok-sandbox-memory", "down", fmt.Sprintf("host.terok.internal:%d", port), strconv.Itoa(1<<30))
+	}
+	var status struct {
+		Data struct {
+			Parent, Worker struct{ PID int }
+		}
+	}
+	if err := json.Unmarshal([]byte(t.run("shield", "status", "memory", "--json")), &status); err != nil {
+		b.Fatal(err)
+	}
+	var sum float64
+	for _, pid := range []int{status.Data.Parent.PID, status.Data.Worker.PID} {
+		// Neither is dumpable: only root of podman's user namespace may look.
+		out := must(b, os.Environ(), "podman", "unshare", "cat", fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		kib := -1
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); len(f) == 3 && f[0] == "Pss:" {
+				kib, _ = strconv.Atoi(f[1])
+			}
+		}
+		if kib < 0 {
+			b.Fatalf("no Pss of %d in %q", pid, out)
+		}
+		sum += float64(kib) / 1024
+	}
+	return sum
+}
