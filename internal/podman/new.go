@@ -10,7 +10,7 @@ import (
 // New makes the Runner of one terok tree: its own CONTAINERS_CONF and a remembered Check. The
 // environment comes from environ (nil is os.Getenv).
 func New(roots state.Roots, environ func(string) string) *Runner {
-	return &Runner{Conf: roots.ContainersConf(), Cache: filepath.Join(roots.Data, "podman.json"), Environ: environ}
+	return &Runner{Conf: roots.ContainersConf(), Hooks: roots.HooksDir(), Cache: filepath.Join(roots.Data, "podman.json"), Environ: environ}
 }
 
 // Ready makes sure that podman can do what terok needs and that its configuration is written,

@@ -73,6 +73,7 @@ func queryFailed(what string, err error) error {
 type Runner struct {
 	Path    string              // program; "" finds podman in PATH
 	Conf    string              // CONTAINERS_CONF, made by WriteContainersConf; "" leaves the user's own
+	Hooks   string              // directory of OCI hooks for a Conf that has to be made first; "" makes none
 	Cache   string              // file that remembers Check's answer; "" asks each time
 	Environ func(string) string // where the scrubbed environment comes from; nil is os.Getenv
 
@@ -98,6 +99,9 @@ func (r *Runner) Do(ctx context.Context, c Call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.needConf(); err != nil {
+		return nil, err
+	}
 	env := append(r.environ(c.Network), c.Env...)
 	out, err := child.Run(ctx, child.Spec{Path: path, Args: c.Args, Env: env, Stdin: c.Stdin,
 		Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
@@ -113,6 +117,18 @@ func (r *Runner) Do(ctx context.Context, c Call) ([]byte, error) {
 		return nil, missing()
 	}
 	return nil, problem.New("runtime_unavailable", problem.Runtime, "podman cannot be started: %w", err)
+}
+
+// needConf makes a Conf that is not there: the first command of a new tree may be a question, and
+// podman refuses a CONTAINERS_CONF that does not exist.
+func (r *Runner) needConf() error {
+	if r.Conf == "" || r.Hooks == "" {
+		return nil
+	}
+	if _, err := os.Lstat(r.Conf); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return r.WriteContainersConf(r.Hooks)
 }
 
 // absent matches what podman 4.3 to 5.x says when a name does not exist, and only that: missing

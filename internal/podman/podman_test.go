@@ -14,6 +14,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"terok/internal/problem"
+	"terok/internal/state"
 )
 
 // fake is a podman that is a shell script.
@@ -280,4 +281,21 @@ func FuzzPodmanAnswers(f *testing.F) {
 		}
 		_, _ = one(data)
 	})
+}
+
+// The first command of a new tree may be a question: podman refuses a CONTAINERS_CONF that does
+// not exist.
+func TestFirstQuestionMakesConf(t *testing.T) {
+	dir := t.TempDir()
+	fake := filepath.Join(dir, "podman")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\n[ -f \"$CONTAINERS_CONF\" ] || exit 125\necho '[]'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := New(state.Roots{Config: dir + "/c", Data: dir + "/d", Runtime: dir + "/r"}, func(k string) string {
+		return map[string]string{"HOME": dir, "PATH": os.Getenv("PATH")}[k]
+	})
+	r.Path = fake
+	if _, err := r.PS(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
