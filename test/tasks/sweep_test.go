@@ -1,0 +1,5 @@
+package tasks
+
+func sweeper() int { return 0 }
+
+const asSweeper = "TASKS_SWEEPER"
