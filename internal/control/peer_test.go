@@ -25,9 +25,13 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "client":
 		err = clientRole(arg)
-	case "nested": // a client one user namespace further down, as in a container
+	case "nested", "lookalike": // a client one user namespace further down, as in a container
 		cmd := inRole("client", arg)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}}
+		maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+		if role == "lookalike" { // root of a container can give the next one a map like Podman's
+			maps = append(maps, syscall.SysProcIDMap{ContainerID: 1, HostID: 1, Size: 1000})
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		err = cmd.Run()
 	case "server":
@@ -199,13 +203,22 @@ func TestPeersOfAServerInPodmansNamespace(t *testing.T) {
 
 // TestPeersOfAServerOnTheHost is the keyholder's case.
 func TestPeersOfAServerOnTheHost(t *testing.T) {
-	socket := filepath.Join(openDir(t), "s")
-	l, err := net.Listen("unix", socket)
+	socket := filepath.Join(t.TempDir(), "run", "s")
+	l, err := Listen(socket) // checks by itself
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go greet(l)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "welcome")
+			c.Close()
+		}
+	}()
 	uid := os.Getuid()
 	if got := ask(t, inRole("client", socket)); got != accepted {
 		t.Errorf("our own process got %s", got)
@@ -230,11 +243,13 @@ func TestPeersOfAServerOnTheHost(t *testing.T) {
 	if got := ask(t, cmd); got != accepted {
 		t.Errorf("a process in Podman's namespace got %s", got)
 	}
-	cmd = inRole("nested", socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: podman, // a gid, or it could make no namespace
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
-	if got := ask(t, cmd); got != refused {
-		t.Errorf("a container's process got %s", got)
+	for _, role := range []string{"nested", "lookalike"} {
+		cmd = inRole(role, socket)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: podman, // a gid, or it could make no namespace
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
+		if got := ask(t, cmd); got != refused {
+			t.Errorf("a container's process (%s) got %s", role, got)
+		}
 	}
 }
 

@@ -1,6 +1,32 @@
 package peer
 
-import "testing"
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestDeadPeerWithALivingNamesake: the pid of a peer that has ended means somebody else by now,
+// here this test, and what is read by that pid must not count.
+func TestDeadPeerWithALivingNamesake(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Peer{PID: os.Getpid(), pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	defer p.Close()
+	_ = cmd.Wait()
+	if err := p.judge(); !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v", err)
+	}
+}
 
 func TestIDMaps(t *testing.T) {
 	m := func(s string) []idRange {
