@@ -24,7 +24,7 @@ func (z *zone) reset() {
 	for name, ip := range map[string]string{
 		"a.test": "203.0.113.10", "b.test": "203.0.113.10", "denied.test": "203.0.113.10", "x.a.test": "203.0.113.10",
 		"c.test": "203.0.113.20", "d.test": "203.0.113.30", "e.test": "198.51.100.7",
-		"lan.test": "192.168.77.7", "cgnat.test": "100.64.0.7", "meta.test": "169.254.169.254", "loop.test": "127.0.0.1",
+		"lan.test": "192.168.77.7", "cgnat.test": "100.64.0.7", "meta.test": "169.254.169.254", "loop.test": "127.0.0.1", "own.test": "198.51.100.99",
 	} {
 		z.put(Script{Name: name, Type: "A", Values: []string{ip}})
 	}

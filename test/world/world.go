@@ -28,6 +28,7 @@
 //	100.64.0.7              cgnat.test
 //	2001:db8:1::10          v6.test
 //	169.254.169.254:80      meta.test, the cloud's metadata
+//	198.51.100.99           an address of the host itself, on an interface; own.test
 //	127.0.0.1:9999          the host's own loopback; loop.test resolves to it
 //
 // Each of the public, private and IPv6 addresses serves HTTP on 80 and 8080, HTTPS on 443 and 8443,
@@ -148,7 +149,11 @@ func hosts() []string {
 	return []string{"203.0.113.10", "203.0.113.20", "203.0.113.30", "198.51.100.7", "192.168.77.7", "100.64.0.7", "2001:db8:1::10"}
 }
 
-// Addresses are what the namespace needs on its loopback device.
+// Own are the addresses that the host has on an interface.
+func Own() []string { return []string{"198.51.100.99"} }
+
+// Addresses are those of the other machines. They lead to the namespace by local routes; no
+// interface has them, or terok would take them for the host's own and refuse them.
 func Addresses() []string {
 	return append(hosts(), "203.0.113.53", "169.254.169.254")
 }
@@ -176,7 +181,7 @@ func (w *World) start() error {
 	}
 	var errs []error
 	try := func(err error) { errs = append(errs, err) }
-	for _, ip := range hosts() {
+	for _, ip := range append(hosts(), Own()...) {
 		at := func(port string) string { return net.JoinHostPort(ip, port) }
 		try(w.serveHTTP(at("80"), false))
 		try(w.serveHTTP(at("8080"), false))

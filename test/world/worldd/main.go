@@ -1,6 +1,7 @@
 // Worldd runs the servers of package world; scripts/world starts it inside the network namespace.
 //
-//	worldd addresses                  print the addresses that the namespace needs
+//	worldd addresses                  print the addresses that must lead to the namespace itself
+//	worldd own                        print the addresses that lo must have
 //	worldd serve SOCKET [NAMESERVER…] run until SIGTERM; prints "ready" on standard output
 package main
 
@@ -21,13 +22,17 @@ func main() {
 		for _, a := range world.Addresses() {
 			fmt.Println(a)
 		}
+	case len(os.Args) == 2 && os.Args[1] == "own":
+		for _, a := range world.Own() {
+			fmt.Println(a)
+		}
 	case len(os.Args) >= 3 && os.Args[1] == "serve":
 		if err := serve(os.Args[2], os.Args[3:]); err != nil {
 			fmt.Fprintln(os.Stderr, "worldd:", err)
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: worldd addresses | serve SOCKET [NAMESERVER…]")
+		fmt.Fprintln(os.Stderr, "usage: worldd addresses | own | serve SOCKET [NAMESERVER…]")
 		os.Exit(2)
 	}
 }
