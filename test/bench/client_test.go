@@ -60,7 +60,7 @@ func client(args []string) (answer, error) {
 		}
 		return transfer(mode, net.JoinHostPort(host, port), n)
 	case "dns":
-		return queries(args[1], args[2], 16, 16, time.Second)
+		return queries(args[1], args[2], 16, 4, time.Second)
 	case "dnsone":
 		return queries(args[1], args[2], 1, 1, 500*time.Millisecond)
 	}
