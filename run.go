@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"terok/internal/config"
 	"terok/internal/gate/store"
 	"terok/internal/git"
 	"terok/internal/launch"
@@ -45,6 +46,10 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 		return nil, err
 	}
 	p, err := a.projectFor(req)
+	if err != nil {
+		return nil, err
+	}
+	global, err := config.LoadGlobal(a.Roots.ConfigFile())
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +99,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, t, agent, provider, rules, bundle, image, clone, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundle, image, clone, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -113,6 +118,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 // starting is what start needs; everything in it has been checked.
 type starting struct {
 	project  *project.Project
+	global   config.Global
 	task     *task.Task
 	agent    *roster.Agent
 	provider *roster.Provider
@@ -128,13 +134,14 @@ func (a *App) start(ctx context.Context, s starting) error {
 	t := s.task
 	spec := launch.Spec{
 		Key: taskKey(t), Name: t.Project + "-" + t.Mode + "-" + t.ID, Project: t.Project, Task: t.ID,
-		Mode: t.Mode, Launch: t.Launch.ID, Dir: t.Dir(a.Roots), Image: s.image, Policy: policy.Document{Settings: policy.DefaultSettings(), Rules: s.rules},
+		Mode: t.Mode, Launch: t.Launch.ID, Dir: t.Dir(a.Roots), Image: s.image, Policy: policy.Document{Settings: settings(s.global), Rules: s.rules},
 		Privilege: launch.Sudo, Command: "terok run " + s.agent.Name,
 		TTY: false, Start: sandbox.Start{Workspace: "/workspace", Env: map[string]string{}},
 	}
-	if s.req.Restricted || s.project.Run.Privilege == "none" {
+	if s.req.Restricted {
 		spec.Privilege = launch.None
 	}
+	limits(&spec, s.project.Run.Run)
 	workspace := filepath.Join(spec.Dir, "workspace")
 	if err := os.MkdirAll(workspace, 0o700); err != nil {
 		return err
@@ -185,6 +192,26 @@ func (a *App) start(ctx context.Context, s starting) error {
 		return nil
 	})
 	return err
+}
+
+// limits applies the run section of the configuration; an explicit privilege wins over the mode
+// of the agent.
+func limits(spec *launch.Spec, run config.Run) {
+	spec.PidsLimit, spec.ShmSize, spec.Memory, spec.CPUs = run.PidsLimit, string(run.ShmSize), run.Memory.Bytes(), string(run.CPUs)
+	spec.StopTimeout = int(run.ShutdownTimeout.Seconds())
+	switch run.Privilege {
+	case "none":
+		spec.Privilege = launch.None
+	case "sudo":
+		spec.Privilege = launch.Sudo
+	}
+}
+
+// settings are the shield's settings from the user's configuration.
+func settings(g config.Global) policy.Settings {
+	s := policy.DefaultSettings()
+	s.Synthetic, s.HoldSeconds = g.Shield.Range, int(g.Clearance.Hold.Seconds())
+	return s
 }
 
 // addGate makes the task's repository and tells the container about it.
@@ -243,7 +270,7 @@ func (a *App) taskRules(p *project.Project, agent *roster.Agent, provider *roste
 		return nil
 	}
 	if provider != nil {
-		if err := add(policy.Denied, "-"+provider.Route.Host, "vault: only through the vault"); err != nil {
+		if err := add(policy.Denied, "-"+provider.Route.Host, policy.RelaySource); err != nil {
 			return nil, err
 		}
 	}
@@ -324,15 +351,11 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		return nil, nil
 	}
 	gate := a.gateStore()
-	_, err := os.Lstat(a.Roots.GateBase(p.Name))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if _, err := os.Lstat(a.Roots.GateBase(p.Name)); errors.Is(err, fs.ErrNotExist) {
 		a.say("mirroring %s …", p.Git.UpstreamURL)
-		_, err = gate.Init(ctx, p.Name, p.Git.UpstreamURL)
-	case err == nil:
-		_, err = gate.Sync(ctx, p.Name)
 	}
-	if err != nil {
+	// Init also waits for another run that is just making it, and goes on after one that was killed.
+	if _, err := gate.Init(ctx, p.Name, p.Git.UpstreamURL); err != nil {
 		return nil, err
 	}
 	path := p.UpstreamPath()

@@ -101,7 +101,7 @@ func (s *service) outranked(rule policy.Rule) *policy.Rule {
 		return nil
 	}
 	for _, port := range []uint16{443, 80} {
-		if d := s.rules.policy().Decide(request(control.Target{Host: target, Port: port})); d.Verdict == policy.Deny &&
+		if d := s.decide(control.Target{Host: target, Port: port}); d.Verdict == policy.Deny &&
 			d.Rule != nil && d.Tier < rule.Tier {
 			return d.Rule
 		}
@@ -126,11 +126,7 @@ func (s *service) explain(t control.Target) control.Explanation {
 	}
 	t.Host = strings.ToLower(strings.TrimSuffix(t.Host, "."))
 	e := control.Explanation{Target: t}
-	if s.front != nil && s.front.Routed(t.Host, t.Port) {
-		e.Verdict, e.Tier, e.Reason = "allow", "deny", "through the vault: requests need this container's token, everything else is refused"
-		return e
-	}
-	d := s.rules.policy().Decide(request(t))
+	d := s.decide(t)
 	e.Verdict, e.Tier, e.Reason = d.Verdict.String(), d.Tier.String(), d.Reason
 	if d.Rule != nil {
 		v := view(d.Rule)
@@ -140,6 +136,14 @@ func (s *service) explain(t control.Target) control.Explanation {
 		e.Hint = fmt.Sprintf("terok shield allow %s %s:%d", s.subject(), t.Host, t.Port)
 	}
 	return e
+}
+
+// decide judges a target as the proxy would: a host that the vault relays by the way through it.
+func (s *service) decide(t control.Target) policy.Decision {
+	if s.front != nil && s.front.Routed(t.Host, t.Port) {
+		return s.rules.policy().DecideRelay(request(t))
+	}
+	return s.rules.policy().Decide(request(t))
 }
 
 func request(t control.Target) policy.Request {

@@ -141,6 +141,7 @@ func newService(h *handover, l *link) (*service, error) {
 		Record: s.ledger, Hostname: f.Key}
 	cfg := proxy.Config{Policy: s.rules.policy, Names: s.table.Name, Range: set.Synthetic,
 		Own: []netip.Prefix{serviceNet()}, Lookup: lookup.LookupHost, Services: services,
+		Vital:  map[netip.AddrPort]bool{s.apiDoor.addr: true, s.dnsDoor.addr: true},
 		Verify: verification(set.Verify), Subject: s.subject(), Record: s.ledger}
 	if s.front != nil {
 		cfg.Front = s.front

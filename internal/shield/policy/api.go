@@ -40,6 +40,11 @@ import (
 // "host:PORT" rule opened.
 const HostName = "host.terok.internal"
 
+// RelaySource is the source of the launcher's own deny rule of a host that the vault relays. Only
+// a rule of the tier Denied with exactly this source leaves the way through the vault open
+// (DecideRelay); no other origin of rules can have it: theirs name a file, a flag or a time.
+const RelaySource = "vault: only through the vault"
+
 // Verdict is the outcome of a decision.
 type Verdict uint8
 

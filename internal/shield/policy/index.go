@@ -127,9 +127,10 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// find returns the rule that decides a request, or nil.
-func (x *index) find(r Request, proto uint8) *entry {
-	s := search{now: r.Now, port: r.Port, proto: proto}
+// find returns the rule that decides a request, or nil. With relay the launcher's rules of
+// RelaySource do not count.
+func (x *index) find(r Request, proto uint8, relay bool) *entry {
+	s := search{now: r.Now, port: r.Port, proto: proto, relay: relay}
 	switch {
 	case r.Name == HostName:
 		s.level(x.host, false)
@@ -148,6 +149,7 @@ type search struct {
 	now   time.Time
 	port  uint16
 	proto uint8
+	relay bool // pass over rules of RelaySource
 	best  *entry
 }
 
@@ -158,6 +160,9 @@ func (s *search) level(list []*entry, apex bool) {
 			return // an earlier tier, or a more specific target of the same tier, has decided
 		}
 		if apex && e.rule.parsed.kind != kindSuffix {
+			continue
+		}
+		if s.relay && e.rule.Tier == Denied && e.rule.Source == RelaySource {
 			continue
 		}
 		if e.rule.covers(s.port, s.proto) && e.rule.Live(s.now) {

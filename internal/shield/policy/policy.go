@@ -84,6 +84,7 @@ const (
 	reasonAsk        = "no rule allows it; somebody can be asked"
 	reasonPosture    = "the shield is down: public addresses are open"
 	reasonPostureAll = "the shield is down for private ranges as well"
+	reasonRelay      = "through the vault: requests need this container's token, everything else is refused"
 	reasonHostPort   = "no host:PORT rule opens this port of the host"
 )
 
@@ -108,7 +109,7 @@ func (p *Policy) Decide(r Request) Decision {
 			return d
 		}
 	}
-	if e := p.index.find(r, proto); e != nil {
+	if e := p.index.find(r, proto, false); e != nil {
 		d.Tier, d.Rule, d.Reason = e.rule.Tier, &e.rule, e.reason
 		if e.rule.parsed.allow {
 			d.Verdict, d.Raw = Allow, e.rule.parsed.raw
@@ -123,6 +124,29 @@ func (p *Policy) Decide(r Request) Decision {
 			return Decision{Tier: Default, Reason: err.Message, now: r.Now, proto: r.Proto}
 		}
 	}
+	return d
+}
+
+// DecideRelay judges a connection to a host that the vault relays, which the vault's front would
+// end. Such a host needs no allow rule, and the launcher's own deny of it (RelaySource) means
+// "except through the vault"; every other deny rule that would decide, an operator's above all,
+// closes the way through the vault as well, and so does quarantine.
+func (p *Policy) DecideRelay(r Request) Decision {
+	d := Decision{Tier: Default, now: r.Now, proto: r.Proto}
+	proto := protoBit(r.Proto)
+	switch {
+	case p.Posture() == Quarantine:
+		d.Reason = reasonQuarantine
+		return d
+	case proto == 0 || r.Port == 0 || !validName(r.Name):
+		d.Reason = reasonRequest
+		return d
+	}
+	if e := p.index.find(r, proto, true); e != nil && !e.rule.parsed.allow {
+		d.Tier, d.Rule, d.Reason = e.rule.Tier, &e.rule, e.reason
+		return d
+	}
+	d.Verdict, d.Tier, d.Reason = Allow, Denied, reasonRelay
 	return d
 }
 

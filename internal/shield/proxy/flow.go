@@ -26,7 +26,7 @@ type flow struct {
 	dst     netip.AddrPort // literal destination; synthetic when name is set
 	port    uint16
 	started time.Time
-	service bool // one of ours: never judged
+	service bool // one of ours: only quarantine closes it
 
 	up, down atomic.Uint64
 
@@ -125,20 +125,29 @@ func (p *Proxy) decide(r policy.Request) policy.Decision {
 	return pol.Decide(r)
 }
 
-// fronted reports whether the vault's front serves the flow. Quarantine closes the vault too.
-func (p *Proxy) fronted(f *flow) bool {
-	if p.cfg.Front == nil || f.name == "" {
-		return false
+// fronted reports whether the flow goes to a host that the vault relays, and whether it may:
+// quarantine and an operator's deny close that way too.
+func (p *Proxy) fronted(f *flow) (policy.Decision, bool) {
+	if p.cfg.Front == nil || f.name == "" || !p.cfg.Front.Routed(f.name, f.port) {
+		return policy.Decision{}, false
 	}
 	pol := p.cfg.Policy()
 	if pol == nil {
-		return false
+		return policy.Decision{Reason: "no policy"}, true
 	}
-	switch pol.Options().Posture {
-	case policy.Up, policy.Down, policy.DownAll:
-		return p.cfg.Front.Routed(f.name, f.port)
+	r := f.request()
+	r.Now = time.Now()
+	return pol.DecideRelay(r), true
+}
+
+// withheld returns the decision about a connection to a service of ours: quarantine closes every one
+// that is not in Config.Vital.
+func (p *Proxy) withheld(f *flow) (policy.Decision, bool) {
+	if p.cfg.Vital[f.dst] {
+		return policy.Decision{}, false
 	}
-	return false
+	pol := p.cfg.Policy()
+	return policy.Decision{Reason: "the container is in quarantine"}, pol == nil || pol.Posture() == policy.Quarantine
 }
 
 // rejudge returns why a live flow is refused by the policy of this moment, or "".
@@ -147,11 +156,17 @@ func (p *Proxy) rejudge(f *flow) string {
 	claims, dialled, asked, front := f.claims, f.dialled, f.asked, f.front
 	f.mu.Unlock()
 	if f.service {
+		if d, no := p.withheld(f); no {
+			return "policy: " + d.Reason
+		}
 		return ""
 	}
 	if front {
-		if !p.fronted(f) {
+		switch d, routed := p.fronted(f); {
+		case !routed:
 			return "the vault no longer relays it"
+		case d.Verdict != policy.Allow:
+			return "policy: " + d.Reason
 		}
 		return ""
 	}
@@ -230,6 +245,10 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 	stop := context.AfterFunc(ctx, func() { f.cut("shutdown") })
 	defer stop()
 	if service != nil {
+		if d, no := p.withheld(f); no {
+			p.deny(f, d)
+			return
+		}
 		if !p.slots.services.take() {
 			p.overLimit(f, "service connections")
 			return
@@ -255,12 +274,16 @@ func (p *Proxy) ours(a netip.Addr) bool {
 
 // proceed decides about a flow whose destination is known, and serves it.
 func (p *Proxy) proceed(ctx context.Context, f *flow) {
-	if p.fronted(f) {
+	if d, routed := p.fronted(f); routed {
+		if d.Verdict != policy.Allow {
+			p.deny(f, d)
+			return
+		}
 		f.mu.Lock()
 		f.front = true
 		f.mu.Unlock()
-		if !p.fronted(f) { // withdrawn while the flow was not marked yet
-			f.cut("the vault no longer relays it")
+		if why := p.rejudge(f); why != "" { // withdrawn while the flow was not marked yet
+			f.cut(why)
 			return
 		}
 		if !p.slots.open.take() {
@@ -268,7 +291,7 @@ func (p *Proxy) proceed(ctx context.Context, f *flow) {
 			return
 		}
 		defer p.slots.open.give()
-		p.allowed(f, policy.Decision{Verdict: policy.Allow, Reason: "relayed by the vault"})
+		p.allowed(f, d)
 		defer p.ended(f)
 		p.cfg.Front.ServeConn(ctx, &counted{Conn: f.client.TCPConn, p: p, f: f}, f.name, f.port)
 		return

@@ -75,8 +75,12 @@ type Config struct {
 	Dial func(ctx context.Context, a netip.AddrPort) (net.Conn, error)
 	// OriginalDst returns the destination before the redirect; nil: SO_ORIGINAL_DST.
 	OriginalDst func(*net.TCPConn) (netip.AddrPort, error)
-	// Services are the supervisor's own, by original destination. No policy is asked.
+	// Services are the supervisor's own, by original destination. No rule is asked, but quarantine
+	// closes them, live connections too.
 	Services map[netip.AddrPort]Service
+	// Vital are the Services that quarantine leaves open: those that lead to nothing but the
+	// supervisor's own answers (resolver, guest protocol).
+	Vital map[netip.AddrPort]bool
 	// Front is the vault's; nil: none.
 	Front Front
 	// Ask holds a connection whose decision is [policy.Ask] until somebody answered or nobody can;
@@ -98,9 +102,9 @@ type Service interface {
 	ServeConn(ctx context.Context, c net.Conn)
 }
 
-// Front ends connections to the hosts that the vault relays. It is asked before the policy: a
-// routed host is denied by policy except through the front. ServeConn owns c, and returns soon
-// after ctx ends or c is closed.
+// Front ends connections to the hosts that the vault relays. A routed host is denied by policy
+// except through the front, which policy.DecideRelay opens: an operator's deny and quarantine close
+// it and cut what is open. ServeConn owns c, and returns soon after ctx ends or c is closed.
 type Front interface {
 	Routed(name string, port uint16) bool
 	ServeConn(ctx context.Context, c net.Conn, name string, port uint16)

@@ -115,6 +115,35 @@ func TestServiceGetsItsConnection(t *testing.T) {
 	r.refused(t, "10.0.2.2:9419")
 }
 
+// Quarantine closes vault, gate and signer, also while they are used; what the container needs to
+// see that it is in quarantine stays.
+func TestQuarantineClosesServices(t *testing.T) {
+	gate, guest := netip.MustParseAddrPort("10.0.2.2:9418"), netip.MustParseAddrPort("10.0.2.2:9421")
+	echo := serviceFunc(func(_ context.Context, c net.Conn) { io.Copy(c, c) })
+	r := newRig(t, nil, func(c *Config) {
+		c.Services, c.Vital = map[netip.AddrPort]Service{gate: echo, guest: echo}, map[netip.AddrPort]bool{guest: true}
+	})
+	works := func(c net.Conn) {
+		t.Helper()
+		b := make([]byte, 1)
+		io.WriteString(c, "!")
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Error(err)
+		}
+	}
+	open, vital := r.dial(gate.String()), r.dial(guest.String())
+	works(open)
+	works(vital)
+	r.setPolicy(policy.Quarantine)
+	r.p.Recheck()
+	wantReset(t, open)
+	r.refused(t, gate.String())
+	works(vital)
+	works(r.dial(guest.String()))
+	r.setPolicy(policy.Up)
+	works(r.dial(gate.String()))
+}
+
 type serviceFunc func(context.Context, net.Conn)
 
 func (f serviceFunc) ServeConn(ctx context.Context, c net.Conn) { f(ctx, c) }
@@ -134,7 +163,7 @@ func (f *fakeFront) ServeConn(_ context.Context, c net.Conn, name string, _ uint
 func TestFrontOnlyForItsNameAndPort(t *testing.T) {
 	front := &fakeFront{}
 	front.routed.Store(true)
-	r := newRig(t, []string{"deny!-vault.test", "+vault.test:1-65535"}, func(c *Config) { c.Front = front })
+	r := newRig(t, []string{"relay!-vault.test", "+vault.test:1-65535"}, func(c *Config) { c.Front = front })
 	c := r.dial("vault.test:443")
 	io.WriteString(c, "!")
 	b := make([]byte, 11)
@@ -151,6 +180,29 @@ func TestFrontOnlyForItsNameAndPort(t *testing.T) {
 		n := r.p.Counters().Names["vault.test"]
 		return n.BytesUp == 1 && n.BytesDown == 11
 	})
+}
+
+// The launcher denies a relayed host "only through the vault"; a deny that an operator adds closes
+// the vault's way too, whatever its tier and form.
+func TestOperatorsDenyClosesTheVaultsWay(t *testing.T) {
+	for _, deny := range []string{"session!-vault.test", "session!-*.test:443", "deny!-vault.test", "-.vault.test"} {
+		front := &fakeFront{}
+		front.routed.Store(true)
+		r := newRig(t, []string{"relay!-vault.test"}, func(c *Config) { c.Front = front })
+		open := r.dial("vault.test:443")
+		if _, err := io.ReadFull(open, make([]byte, len("vault.test"))); err != nil {
+			t.Fatalf("%s: the launcher's own rule closed the vault: %v", deny, err)
+		}
+		r.setRules("relay!-vault.test", deny)
+		r.p.Recheck()
+		wantReset(t, open)
+		r.refused(t, "vault.test:443")
+		_, text, _ := strings.Cut("!"+deny, "-")
+		if ev := r.events.of(evDenied); len(ev) != 1 || ev[0].Rule != "-"+text || ev[0].Tier == "" {
+			t.Errorf("%s: the refusal does not name the operator's rule: %+v", deny, ev)
+		}
+		r.p.Close()
+	}
 }
 
 func TestPrivateAnswersAreNotDialled(t *testing.T) {

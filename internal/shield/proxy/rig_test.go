@@ -142,14 +142,16 @@ func (r *rig) setPolicy(posture policy.Posture, rules ...string) {
 	r.t.Helper()
 	var list []policy.Rule
 	for i, text := range rules {
-		tier := policy.Project
-		if t, rest, ok := strings.Cut(text, "!"); ok {
+		tier, source := policy.Project, fmt.Sprintf("test:%d", i+1)
+		if t, rest, ok := strings.Cut(text, "!"); ok && t == "relay" { // the launcher's own
+			tier, source, text = policy.Denied, policy.RelaySource, rest
+		} else if ok {
 			tier, ok = policy.ParseTier(t)
 			if text = rest; !ok {
 				r.t.Fatalf("tier of %q", text)
 			}
 		}
-		rule, err := policy.ParseRule(text, tier, fmt.Sprintf("test:%d", i+1))
+		rule, err := policy.ParseRule(text, tier, source)
 		if err != nil {
 			r.t.Fatal(err)
 		}
