@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"terok/internal/config"
 	"terok/internal/control"
 	"terok/internal/launch"
 	"terok/internal/podman"
@@ -97,7 +98,11 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 	if len(o.Command) == 0 {
 		return nil, none, nil, problem.New("usage", problem.Usage, "a command is needed").WithHint("terok sandbox run IMAGE -- CMD...")
 	}
-	doc := policy.Document{Settings: policy.DefaultSettings()}
+	global, err := config.LoadGlobal(a.Roots.ConfigFile())
+	if err != nil {
+		return nil, none, nil, err
+	}
+	doc := policy.Document{Settings: settings(global)}
 	for sign, rules := range map[string][]string{"+": o.Allow, "-": o.Deny} {
 		for _, text := range rules {
 			r, err := sandboxRule(sign, text)
@@ -141,12 +146,13 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 			return nil, none, nil, problem.New("name_taken", problem.Conflict, "sandbox %q exists already", name).WithHint("terok sandbox rm %s", name)
 		}
 	}
-	privilege := launch.Sudo
+	spec := launch.Spec{Key: name, Name: sandboxContainer(name), Dir: dir, Image: o.Image, Argv: o.Command, TTY: o.TTY,
+		Stdin: o.Stdin, Remove: o.Remove, Policy: doc, Start: sandbox.Start{Env: env}, Mounts: mounts}
+	limits(&spec, global.Run)
 	if o.NoRoot {
-		privilege = launch.None
+		spec.Privilege = launch.None
 	}
-	return l, launch.Spec{Key: name, Name: sandboxContainer(name), Dir: dir, Image: o.Image, Argv: o.Command, TTY: o.TTY,
-		Stdin: o.Stdin, Remove: o.Remove, Privilege: privilege, Policy: doc, Start: sandbox.Start{Env: env}, Mounts: mounts}, release, nil
+	return l, spec, release, nil
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)

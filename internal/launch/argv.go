@@ -107,11 +107,18 @@ func (p *plan) limits() []string {
 	n := strconv.FormatUint(atMost(unix.RLIMIT_NPROC, processes), 10)
 	a = append(a, "--ulimit", "nproc="+n+":"+n, "--pids-limit", strconv.Itoa(p.spec.PidsLimit))
 	if p.caps.HasController("memory") {
+		bytes := uint64(p.spec.Memory)
 		var info unix.Sysinfo_t
-		if unix.Sysinfo(&info) == nil {
-			bytes := strconv.FormatUint(uint64(info.Totalram)*uint64(info.Unit)/100*memoryPart, 10)
-			a = append(a, "--memory", bytes, "--memory-swap", bytes)
+		if bytes == 0 && unix.Sysinfo(&info) == nil {
+			bytes = uint64(info.Totalram) * uint64(info.Unit) / 100 * memoryPart
 		}
+		if bytes > 0 {
+			n := strconv.FormatUint(bytes, 10)
+			a = append(a, "--memory", n, "--memory-swap", n)
+		}
+	}
+	if p.spec.CPUs != "" && p.caps.HasController("cpu") {
+		a = append(a, "--cpus", p.spec.CPUs)
 	}
 	return a
 }

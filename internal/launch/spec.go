@@ -61,6 +61,8 @@ type Spec struct {
 
 	StopTimeout int    // seconds between SIGTERM and SIGKILL; 0 is 10
 	ShmSize     string // "" is "1g"
+	Memory      int64  // bytes; 0 is three quarters of the machine's
+	CPUs        string // "" is no limit, e.g. "1.5"
 	PidsLimit   int    // 0 is 4096
 }
 

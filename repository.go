@@ -1,0 +1,147 @@
+package terok
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"terok/internal/gate/store"
+	"terok/internal/git"
+	"terok/internal/problem"
+	"terok/internal/project"
+	"terok/internal/sandbox"
+	"terok/internal/text"
+)
+
+// projectFor finds the project of a request, or makes one for the repository at Dir.
+func (a *App) projectFor(req RunRequest) (*project.Project, error) {
+	if req.Project != "" {
+		return a.projects().Get(req.Project)
+	}
+	top, err := repositoryTop(req.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.projects().ForDir(top)
+	if err != nil || p != nil {
+		return p, err
+	}
+	name := a.projects().NameFor(top)
+	p, err = a.projects().Create(project.Spec{Name: name, Upstream: top, Agent: req.Agent})
+	if err != nil {
+		return nil, err
+	}
+	a.say("project %s made for %s (%s)", name, top, p.File)
+	a.note("project_created", map[string]string{"project": name})
+	return p, nil
+}
+
+// ProjectHere is the name of the project whose repository holds dir, or "".
+func (a *App) ProjectHere(dir string) (string, error) {
+	top, err := repositoryTop(dir)
+	if err != nil {
+		return "", err
+	}
+	p, err := a.projects().ForDir(top)
+	if err != nil || p == nil {
+		return "", err
+	}
+	return p.Name, nil
+}
+
+// repositoryTop finds the work tree that holds dir by looking for .git; git itself is not asked,
+// since it would obey the repository's configuration.
+func repositoryTop(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		return "", problem.New("no_such_directory", problem.Usage, "%w", err)
+	}
+	for d := abs; ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(filepath.Join(d, ".git")); err == nil {
+			return d, nil
+		}
+		if d == "/" {
+			return "", problem.New("not_a_repository", problem.Usage, "%s is not inside a git repository", abs).
+				WithHint("git init %s, or name a project: terok task run PROJECT", abs)
+		}
+	}
+}
+
+// gateReady makes the project's base repository, or brings it up to date, and looks at the
+// person's clone. It returns nil for a project whose upstream is not a clone of this machine.
+func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest) (*store.Clone, error) {
+	if p.Git.UpstreamURL == "" {
+		return nil, nil
+	}
+	gate := a.gateStore()
+	if _, err := os.Lstat(a.Roots.GateBase(p.Name)); errors.Is(err, fs.ErrNotExist) {
+		a.say("mirroring %s …", p.Git.UpstreamURL)
+	}
+	// Init also waits for another run that is just making it, and goes on after one that was killed.
+	if _, err := gate.Init(ctx, p.Name, p.Git.UpstreamURL); err != nil {
+		return nil, err
+	}
+	path := p.UpstreamPath()
+	if path == "" || req.Base != "" {
+		return nil, nil
+	}
+	clone := store.Clone{Dir: path, Excludes: a.globalIgnores(ctx)}
+	clone.Name, clone.Email = a.gitIdentity(ctx)
+	work, err := gate.Uncommitted(ctx, p.Name, clone)
+	if problem.Is(err, "no_clone") {
+		return nil, nil // a bare repository
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !work.Clean() {
+		n := len(work.Changed) + len(work.New)
+		carry := req.Carry == "yes"
+		if req.Carry == "" && a.Confirm != nil {
+			if carry, err = a.Confirm(fmt.Sprintf("%s has uncommitted work in %d files. Start from it (your clone is not touched)?", path, n)); err != nil {
+				return nil, err
+			}
+		}
+		if !carry {
+			a.say("note: uncommitted work in %d files is not part of the task (--carry takes it along)", n)
+		}
+		clone.Uncommitted = carry
+	}
+	return &clone, nil
+}
+
+// human is the operator's git identity: the project's, else that of the clone, else none.
+func (a *App) human(ctx context.Context, p *project.Project) sandbox.Identity {
+	id := sandbox.Identity{Name: p.Git.HumanName, Email: p.Git.HumanEmail}
+	if id.Name == "" || id.Email == "" {
+		name, email := a.gitIdentity(ctx)
+		id.Name, id.Email = firstOf(id.Name, name, "terok operator"), firstOf(id.Email, email, "operator@localhost")
+	}
+	return id
+}
+
+// gitIdentity is what the person's own git would sign commits with.
+func (a *App) gitIdentity(ctx context.Context) (name, email string) {
+	home := a.Environ("HOME")
+	for _, file := range []string{
+		filepath.Join(home, ".gitconfig"),
+		filepath.Join(firstOf(a.Environ("XDG_CONFIG_HOME"), filepath.Join(home, ".config")), "git", "config"),
+	} {
+		get := func(key string) string {
+			out, err := (&git.Runner{}).Run(ctx, git.Cmd{Args: []string{"config", "--no-includes", "--file", file, "--get", key}})
+			if err != nil {
+				return ""
+			}
+			return text.Line(strings.TrimSpace(string(out)), 200)
+		}
+		name, email = firstOf(name, get("user.name")), firstOf(email, get("user.email"))
+	}
+	return name, email
+}
