@@ -185,8 +185,15 @@ func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 	}
 	repo := s.Roots.GateTask(project, id)
 	gone := filepath.Join(filepath.Dir(repo), "."+id+".deleted")
-	if err := os.RemoveAll(gone); err != nil {
+	// What a command left that was killed while it made the repository, see CreateTask.
+	half, err := filepath.Glob(filepath.Join(filepath.Dir(repo), "."+id+".tmp-*"))
+	if err != nil {
 		return err
+	}
+	for _, dir := range append(half, gone) {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
 	}
 	// Renamed first: an interrupted removal must not look like a task.
 	if err := os.Rename(repo, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
