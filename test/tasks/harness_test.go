@@ -218,7 +218,9 @@ func (tr *tree) try(want int, input, dir string, args ...string) (stdout, stderr
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != want || errors.Is(err, exec.ErrWaitDelay) {
 		return out.String(), errs.String(), fmt.Errorf("terok %s: %v, want exit %d\n%s%s", strings.Join(args, " "), err, want, tail(out.String()), tail(errs.String()))
 	}
-	tr.t.Logf("terok %.90s: %s", strings.Join(args, " "), time.Since(start).Round(time.Millisecond))
+	if d := time.Since(start); d > 500*time.Millisecond {
+		tr.t.Logf("terok %.90s: %s", strings.Join(args, " "), d.Round(time.Millisecond))
+	}
 	return out.String(), errs.String(), nil
 }
 
@@ -329,7 +331,7 @@ func random() string {
 func within(ctx context.Context, limit time.Duration, done func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for !done() {
 		select {

@@ -37,16 +37,24 @@ func TestTwentyTasksInParallel(t *testing.T) {
 			"echo %d >file%d; git add .; git commit -qm 'file %d'; git push -q origin HEAD; sleep infinity & wait", i, i, i))
 		return err
 	})
-	tr.wait(time.Minute, "every push arrived", func() bool {
+	tasks := tr.tasks()
+	start, pushed := time.Now(), map[string]bool{}
+	if within(t.Context(), time.Minute, func() bool {
 		var queue []change
 		tr.decode(&queue, repo, "review")
-		done := 0
 		for _, c := range queue {
-			done += c.Commits
+			pushed[c.Task] = c.Commits == 1
 		}
-		return done == n
-	})
-	tasks := tr.tasks()
+		return len(pushed) == n
+	}) {
+		t.Logf("every push arrived: %s", time.Since(start).Round(time.Millisecond))
+	}
+	for _, task := range tasks {
+		if !pushed[task.ID] {
+			log, _, _ := tr.try(0, "", "", "task", "logs", "--raw", "greet/"+task.ID)
+			t.Errorf("no push of %s arrived: it is %s\n%s", task.ID, task.Status, log)
+		}
+	}
 	if len(tasks) != n {
 		t.Fatalf("%d tasks are listed", len(tasks))
 	}
@@ -60,7 +68,7 @@ func TestTwentyTasksInParallel(t *testing.T) {
 		return err
 	})
 	each("delete", func(i int) error {
-		_, _, err := tr.try(0, "", "", "task", "delete", "greet", tasks[i].ID, "--yes")
+		_, _, err := tr.try(0, "", "", "task", "delete", "greet/"+tasks[i].ID, "--yes")
 		return err
 	})
 	if rest := tr.tasks(); len(rest) > 0 {
@@ -76,8 +84,12 @@ func TestKillNineOfTheCommand(t *testing.T) {
 	tr := newTree(t)
 	repo := tr.repo("greet")
 	tr.run(0, repo, "project", "create", "greet", "--upstream", repo, "--agent", "shell")
-	for _, after := range []time.Duration{20, 60, 120, 180, 250, 350, 500, 800} {
-		after *= time.Millisecond
+	start := time.Now()
+	tr.run(0, repo, "task", "run", "greet", "-d", "sleep infinity & wait")
+	whole := time.Since(start)
+	tr.run(0, "", "task", "delete", "greet/"+tr.tasks()[0].ID, "--yes")
+	for percent := time.Duration(8); percent <= 104; percent += 12 {
+		after := whole * percent / 100
 		cmd := tr.command(t.Context(), repo, "task", "run", "greet", "-d", "sleep infinity & wait")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -88,7 +100,7 @@ func TestKillNineOfTheCommand(t *testing.T) {
 		tasks := tr.tasks()
 		t.Logf("killed after %s (%v): %+v", after, err, tasks)
 		for _, task := range tasks {
-			tr.run(0, "", "task", "delete", "greet", task.ID, "--yes")
+			tr.run(0, "", "task", "delete", "greet/"+task.ID, "--yes")
 		}
 		if rest := tr.tasks(); len(rest) > 0 {
 			t.Errorf("killed after %s: still listed: %+v", after, rest)
@@ -96,7 +108,7 @@ func TestKillNineOfTheCommand(t *testing.T) {
 	}
 	tr.run(0, repo, "task", "run", "greet", "true")
 	for _, task := range tr.tasks() {
-		tr.run(0, "", "task", "delete", "greet", task.ID, "--yes")
+		tr.run(0, "", "task", "delete", "greet/"+task.ID, "--yes")
 	}
 	tr.nothingLeft(t.Context())
 }
