@@ -24,7 +24,7 @@ func newAgentsInstallCmd(e *env) *cobra.Command {
 		Long: `Installs the agent's npm package inside a build container, checks that it starts, and pins its
 version and content in the lock file. Tasks mount it read-only; nothing of it runs on the host.`,
 		Example: "  terok agents install claude\n  terok agents install claude --version latest",
-		Args:    exactArgs(1, "the name of an agent (terok agents list)"),
+		Args:    exactly(1, "the name of an agent (terok agents list)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Verbose = !e.quiet && !e.json
 			bundle, installed, err := e.app.AgentInstall(cmd.Context(), args[0], version, o)
@@ -52,7 +52,7 @@ func newAgentsListCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List agents and what is installed",
-		Args:  exactArgs(0, ""),
+		Args:  exactly(0, ""),
 		RunE: func(*cobra.Command, []string) error {
 			list, err := e.app.AgentList(verify)
 			if err != nil {

@@ -21,7 +21,6 @@ import (
 	"terok"
 	"terok/internal/problem"
 	"terok/internal/state"
-	"terok/internal/version"
 )
 
 // env is what every command has: the core, the streams and the global flags.
@@ -53,6 +52,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 }
 
 func newRoot(e *env) *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "terok",
 		Short: "Let AI coding agents work unattended, inside a container that cannot hurt you",
@@ -63,32 +63,43 @@ to your upstream but through your review.`,
   terok run claude -p "Fix the flaky checkout test"
   terok review                       what waits for you
   terok promote k3v9p                bring it into your clone`,
-		Version:           version.Version,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return e.open() },
-		Args:              cobra.ArbitraryArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := usage(cmd, cmd.ValidateFlagGroups()); err != nil {
+				return err
+			}
+			if showVersion {
+				return nil
+			}
+			return e.open()
+		},
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
+			}
+			if showVersion {
+				return e.printVersion()
 			}
 			_ = cmd.Help()
 			return problem.New("usage", problem.Usage, "a command is needed").WithHint("terok --help")
 		},
 	}
-	root.SetVersionTemplate("terok {{.Version}}\n")
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print the version; with --json commit, date and Go version too")
 	f := root.PersistentFlags()
 	f.BoolVar(&e.json, "json", false, "print one JSON object (streams: JSON Lines)")
 	f.BoolVarP(&e.yes, "yes", "y", false, "answer prompts affirmatively")
 	f.BoolVar(&e.noInput, "no-input", false, "never prompt; fail where an answer is needed (exit 9)")
 	f.BoolVarP(&e.quiet, "quiet", "q", false, "no progress on stderr")
 	f.StringVar(&e.color, "color", "auto", "auto, always or never; NO_COLOR is honoured")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return problem.New("usage", problem.Usage, "%w", err).WithHint("%s --help", cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelpCmd())
+	root.CompletionOptions.DisableDefaultCmd = true
 	for _, add := range commands {
 		root.AddCommand(add(e))
 	}
+	strict(root)
 	return root
 }
 
@@ -109,15 +120,7 @@ var commands = []func(*env) *cobra.Command{
 	newVaultCmd,
 	newAuthCmd,
 	newAuditCmd,
-}
-
-func unknownCommand(cmd *cobra.Command, name string) error {
-	p := problem.New("unknown_command", problem.Usage, "unknown command %q for %q", name, cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = 2 // cobra sets its default only on its own path
-	if s := cmd.SuggestionsFor(name); len(s) > 0 {
-		return p.WithHint("did you mean: %s %s", cmd.CommandPath(), s[0])
-	}
-	return p.WithHint("%s --help", cmd.CommandPath())
+	newCompletionCmd,
 }
 
 // group makes a command that only holds others; a wrong or missing verb is a usage error.

@@ -9,7 +9,6 @@ import (
 
 	"terok"
 	"terok/internal/image"
-	"terok/internal/problem"
 	"terok/internal/text"
 )
 
@@ -37,7 +36,7 @@ func newImageBootstrapCmd(e *env) *cobra.Command {
 		Long: `Makes localhost/NAME (debian:12 or debian:13) with mmdebstrap inside podman's user namespace:
 no registry and no root. Packages are checked with the host's archive keyring.`,
 		Example: "  terok image bootstrap debian:12\n  terok image bootstrap debian:12 --mirror http://mirror.example/debian",
-		Args:    exactArgs(1, "the name of a distribution, e.g. debian:12"),
+		Args:    exactly(1, "the name of a distribution, e.g. debian:12"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Verbose = !e.quiet && !e.json
 			ref, err := e.app.ImageBootstrap(cmd.Context(), args[0], mirror, security, o)
@@ -63,7 +62,7 @@ func newImageBuildCmd(e *env) *cobra.Command {
 		Short: "Make the layer L0: the base with tools and the user dev",
 		Long: `Makes localhost/terok-l0:<base>. The base is taken from the local store, else pulled, else made
 from the distribution's package mirror. With nothing to do it takes a fraction of a second.`,
-		Args: exactArgs(0, ""),
+		Args: exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Verbose = !e.quiet && !e.json
 			ref, err := e.app.ImageBuild(cmd.Context(), o)
@@ -84,7 +83,7 @@ func newImageListCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the images that terok made",
-		Args:  exactArgs(0, ""),
+		Args:  exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := e.app.ImageList(cmd.Context())
 			if err != nil {
@@ -121,18 +120,5 @@ func newImageListCmd(e *env) *cobra.Command {
 				return err
 			})
 		},
-	}
-}
-
-// exactArgs wants n arguments and says what is missing as a usage error.
-func exactArgs(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < n:
-			return problem.New("usage", problem.Usage, "%s needs %s", cmd.CommandPath(), what).WithHint("%s --help", cmd.CommandPath())
-		case len(args) > n:
-			return problem.New("usage", problem.Usage, "%s does not take %q", cmd.CommandPath(), args[n]).WithHint("%s --help", cmd.CommandPath())
-		}
-		return nil
 	}
 }

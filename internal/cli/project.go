@@ -149,19 +149,6 @@ configuration go. Commits that were not promoted are lost; the upstream and your
 	}
 }
 
-// exactly demands n arguments; what names them in the error.
-func exactly(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
-			return nil
-		}
-		if len(args) > n {
-			return problem.New("usage", problem.Usage, "unexpected argument %q", args[n]).WithHint("%s --help", cmd.CommandPath())
-		}
-		return problem.New("usage", problem.Usage, "%s needs %s", cmd.CommandPath(), what).WithHint("%s --help", cmd.CommandPath())
-	}
-}
-
 func deref(s *string) string {
 	if s == nil {
 		return ""
