@@ -50,9 +50,10 @@ version and content in the lock file. Tasks mount it read-only; nothing of it ru
 func newAgentsListCmd(e *env) *cobra.Command {
 	var verify bool
 	c := &cobra.Command{
-		Use:   "list",
-		Short: "List agents and what is installed",
-		Args:  exactly(0, ""),
+		Use:     "list",
+		Short:   "List agents and what is installed",
+		Example: "  terok agents list\n  terok agents list --verify",
+		Args:    exactly(0, ""),
 		RunE: func(*cobra.Command, []string) error {
 			list, err := e.app.AgentList(verify)
 			if err != nil {

@@ -125,7 +125,12 @@ var commands = []func(*env) *cobra.Command{
 
 // group makes a command that only holds others; a wrong or missing verb is a usage error.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
+	var examples []string // the first of each verb
+	for _, sub := range subs {
+		first, _, _ := strings.Cut(sub.Example, "\n")
+		examples = append(examples, first)
+	}
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, Example: strings.Join(examples, "\n")}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return unknownCommand(cmd, args[0])

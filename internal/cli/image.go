@@ -62,7 +62,8 @@ func newImageBuildCmd(e *env) *cobra.Command {
 		Short: "Make the layer L0: the base with tools and the user dev",
 		Long: `Makes localhost/terok-l0:<base>. The base is taken from the local store, else pulled, else made
 from the distribution's package mirror. With nothing to do it takes a fraction of a second.`,
-		Args: exactly(0, ""),
+		Example: "  terok image build\n  terok image build --base localhost/debian:13",
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Verbose = !e.quiet && !e.json
 			ref, err := e.app.ImageBuild(cmd.Context(), o)
@@ -81,9 +82,10 @@ from the distribution's package mirror. With nothing to do it takes a fraction o
 
 func newImageListCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the images that terok made",
-		Args:  exactly(0, ""),
+		Use:     "list",
+		Short:   "List the images that terok made",
+		Example: "  terok image list\n  terok image list --json",
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := e.app.ImageList(cmd.Context())
 			if err != nil {

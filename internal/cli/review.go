@@ -22,7 +22,7 @@ func newReviewCmd(e *env) *cobra.Command {
 		Long: `Lists the branches that wait for you: commits, lines, and what deserves a closer look.
 Everything an agent wrote is shown with control and non-ASCII characters escaped.`,
 		Example: "  terok review\n  terok review show k3v9p\n  terok promote k3v9p",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			changes, err := e.reviewQueue(cmd, args, all)
 			if changes == nil && err != nil {

@@ -98,7 +98,7 @@ func (e *env) sandboxRun(cmd *cobra.Command, o terok.SandboxOptions, detach bool
 
 func newSandboxPsCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "ps", Short: "List sandboxes", Args: cobra.NoArgs,
+		Use: "ps", Short: "List sandboxes", Args: exactly(0, ""),
 		Example: "  terok sandbox ps\n  terok sandbox ps --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := e.app.SandboxList(cmd.Context())
@@ -138,7 +138,7 @@ func network(s terok.Sandbox) string {
 func newSandboxStopCmd(e *env) *cobra.Command {
 	var grace time.Duration
 	cmd := &cobra.Command{
-		Use: "stop NAME", Short: "Stop a sandbox", Args: cobra.ExactArgs(1), Example: "  terok sandbox stop web",
+		Use: "stop NAME", Short: "Stop a sandbox", Args: exactly(1, "the name of a sandbox"), Example: "  terok sandbox stop web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := e.app.SandboxStop(cmd.Context(), args[0], grace); err != nil {
 				return err
@@ -153,7 +153,7 @@ func newSandboxStopCmd(e *env) *cobra.Command {
 func newSandboxRestartCmd(e *env) *cobra.Command {
 	var grace time.Duration
 	cmd := &cobra.Command{
-		Use: "restart NAME", Short: "Stop a sandbox and start it with a new supervisor", Args: cobra.ExactArgs(1),
+		Use: "restart NAME", Short: "Stop a sandbox and start it with a new supervisor", Args: exactly(1, "the name of a sandbox"),
 		Example: "  terok sandbox restart web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := e.app.SandboxRestart(cmd.Context(), args[0], grace); err != nil {
@@ -168,7 +168,7 @@ func newSandboxRestartCmd(e *env) *cobra.Command {
 
 func newSandboxRmCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "rm NAME...", Short: "Kill sandboxes and remove them with their files", Args: cobra.MinimumNArgs(1),
+		Use: "rm NAME...", Short: "Kill sandboxes and remove them with their files", Args: atLeast(1, "the name of a sandbox"),
 		Example: "  terok sandbox rm web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, name := range args {

@@ -27,7 +27,7 @@ const targetHelp = "TARGET is the name of a sandbox, or PROJECT/TASK, or a task 
 func newShieldStatusCmd(e *env) *cobra.Command {
 	var rules bool
 	cmd := &cobra.Command{
-		Use: "status TARGET", Short: "Posture, counters and supervisor of a container", Args: cobra.ExactArgs(1),
+		Use: "status TARGET", Short: "Posture, counters and supervisor of a container", Args: exactly(1, "a sandbox or a task"),
 		Long:    "Shows whether a container's supervisor serves and what it did. " + targetHelp,
 		Example: "  terok shield status web\n  terok shield status webshop/k3v9p --json\n  terok shield status web --rules",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -102,7 +102,7 @@ func newShieldChangeCmd(e *env, verb, sign string) *cobra.Command {
 	var remove bool
 	what := map[string]string{"allow": "Let a running container reach something", "deny": "Keep a running container from something and cut what is open"}[verb]
 	cmd := &cobra.Command{
-		Use: verb + " TARGET RULE", Short: what, Args: cobra.ExactArgs(2),
+		Use: verb + " TARGET RULE", Short: what, Args: exactly(2, "a sandbox or a task, and a rule"),
 		Long: what + ". It takes effect before the command returns and stays for the task's life,\nover restarts. " + targetHelp + `
 
 RULE is NAME, *.NAME, .NAME, ADDRESS or CIDR, with :PORTS (80 and 443 if an allow names none, all
@@ -144,7 +144,7 @@ func newShieldLogsCmd(e *env) *cobra.Command {
 	var last int
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "logs TARGET", Short: "What a container reached and what was refused", Args: cobra.ExactArgs(1),
+		Use: "logs TARGET", Short: "What a container reached and what was refused", Args: exactly(1, "a sandbox or a task"),
 		Long:    "Prints the events of a container's ledger, oldest first. It needs no running container. " + targetHelp,
 		Example: "  terok shield logs web\n  terok shield logs webshop/k3v9p -n 20 -f\n  terok shield logs web --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -193,7 +193,7 @@ func eventLine(ev audit.Event) string {
 
 func newShieldExplainCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "explain TARGET HOST[:PORT]", Short: "Say what would happen to a connection, and which rule decides", Args: cobra.ExactArgs(2),
+		Use: "explain TARGET HOST[:PORT]", Short: "Say what would happen to a connection, and which rule decides", Args: exactly(2, "a sandbox or a task, and HOST[:PORT]"),
 		Long:    "Asks the policy of a running container about HOST, port 443 if you give none. " + targetHelp,
 		Example: "  terok shield explain web example.org\n  terok shield explain webshop/k3v9p 203.0.113.5:22",
 		RunE: func(cmd *cobra.Command, args []string) error {

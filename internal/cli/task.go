@@ -61,7 +61,7 @@ func newTaskListCmd(e *env) *cobra.Command {
 		Use:     "list [PROJECT]",
 		Short:   "List tasks",
 		Example: "  terok task list\n  terok task list webshop --json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := e.app.ListTasks(cmd.Context(), args...)
 			if list == nil {
@@ -238,7 +238,7 @@ func newTaskDeleteCmd(e *env) *cobra.Command {
 		Long: `Delete tasks. The record, the logs and the ledger are archived; the container, the workspace
 and every commit that was not promoted go.`,
 		Example:           "  terok task delete k3v9p --yes",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              atLeast(1, "a task"),
 		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var tasks []*terok.Task

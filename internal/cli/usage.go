@@ -83,6 +83,26 @@ func exactly(n int, what string) cobra.PositionalArgs {
 	}
 }
 
+// atLeast demands n arguments or more; what names them in the error.
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return exactly(n, what)(cmd, args)
+	}
+}
+
+// atMost allows no argument behind the n-th.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return exactly(n, "")(cmd, args)
+	}
+}
+
 func (e *env) printVersion() error {
 	data := map[string]string{"version": version.Version, "commit": version.Commit, "date": version.Date, "go": runtime.Version()}
 	return e.print("version", data, func(w io.Writer) error {

@@ -31,7 +31,7 @@ func newVaultInitCmd(e *env) *cobra.Command {
 The passphrase is typed twice, or comes from --passphrase-file or from the command in
 credentials.passphrase_command of config.yml; never from an argument or the environment.`,
 		Example: "  terok vault init\n  terok vault init --passphrase-file ~/.config/terok/passphrase",
-		Args:    cobra.NoArgs,
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pass, err := e.passphrase(cmd, file, true)
 			if err != nil {
@@ -57,7 +57,8 @@ func newVaultUnlockCmd(e *env) *cobra.Command {
 
 The passphrase is typed, or comes from --passphrase-file or from the command in
 credentials.passphrase_command of config.yml; never from an argument or the environment.`,
-		Args: cobra.NoArgs,
+		Example: "  terok vault unlock\n  terok vault unlock --passphrase-file ~/.config/terok/passphrase",
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for attempt := 1; ; attempt++ {
 				pass, err := e.passphrase(cmd, file, false)
@@ -83,9 +84,10 @@ credentials.passphrase_command of config.yml; never from an argument or the envi
 
 func newVaultLockCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use:   "lock",
-		Short: "Forget every key; tasks get 503 until the vault is unlocked",
-		Args:  cobra.NoArgs,
+		Use:     "lock",
+		Short:   "Forget every key; tasks get 503 until the vault is unlocked",
+		Example: "  terok vault lock",
+		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := e.app.VaultLock(cmd.Context()); err != nil {
 				return err
@@ -97,10 +99,11 @@ func newVaultLockCmd(e *env) *cobra.Command {
 
 func newVaultStatusCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use:   "status",
-		Short: "Say whether the vault is locked, and what opens it",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return e.printVault(cmd, "vault.status") },
+		Use:     "status",
+		Short:   "Say whether the vault is locked, and what opens it",
+		Example: "  terok vault status\n  terok vault status --json",
+		Args:    exactly(0, ""),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return e.printVault(cmd, "vault.status") },
 	}
 }
 
@@ -227,7 +230,7 @@ nothing elsewhere, and the supervisor puts the key in its place on the way to th
 
 Running tasks use a new key from their next request on.`,
 		Example: "  terok auth claude\n  pass show anthropic | terok auth claude --api-key-stdin\n  terok auth --list",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.argument != "" {
 				return problem.New("usage", problem.Usage, "a key on the command line can be read by every process of this machine; revoke it if it was real").
