@@ -187,7 +187,7 @@ func (a *App) AttachTask(ctx context.Context, t *task.Task, in, out *os.File) er
 	if err := a.waitReady(ctx, t); err != nil {
 		return err
 	}
-	cmd, err := a.pod().Command(context.WithoutCancel(ctx), "exec", "-it", c.ID, sandbox.GuestProgram, "guest", "agent", "--attach", t.Agent)
+	cmd, err := a.pod().Command(context.WithoutCancel(ctx), "exec", "-it", "--workdir", "/workspace", c.ID, sandbox.GuestProgram, "guest", "agent", "--attach", t.Agent)
 	if err != nil {
 		return err
 	}
