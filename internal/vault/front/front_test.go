@@ -299,6 +299,7 @@ func TestRefusals(t *testing.T) {
 		{name: "mcp servers", body: `{"mcp_servers":[{"type":"url","url":"https://evil.example"}]}`, status: 403, code: "server_fetch"},
 		{name: "image by url", body: `{"messages":[{"content":[{"type":"image","source":{"type":"url","url":"https://evil.example/?d=1"}}]}]}`, status: 403, code: "server_fetch"},
 		{name: "document by url, other order", body: `{"messages":[{"content":[{"source":{"url":"https://evil.example","type":"url"},"type":"document"}]}]}`, status: 403, code: "server_fetch"},
+		{name: "source with an address and no type", body: `{"messages":[{"content":[{"type":"image","source":{"url":"https://e"}}]}]}`, status: 403, code: "server_fetch"},
 		{name: "url in a tool result", body: `{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image","source":{"type":"url","url":"https://e"}}]}]}]}`, status: 403, code: "server_fetch"},
 		{name: "web fetch tool", body: `{"tools":[{"type":"web_fetch_20250910","name":"web_fetch"}]}`, status: 403, code: "server_fetch"},
 		{name: "batch", body: `{"requests":[{"params":{"mcp_servers":[{"url":"x"}]}}]}`, status: 403, code: "server_fetch"},

@@ -63,7 +63,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	r := &rig{t, ctx, state.Roots{Data: filepath.Join(dir, "data"), Runtime: filepath.Join(dir, "run")}}
 	// A vault made by the first version of the store, with a cheap work factor: it must open for
@@ -97,6 +97,18 @@ func (r *rig) serve(cfg Config) <-chan error {
 	}
 	r.t.Cleanup(cancel)
 	return ended
+}
+
+// end waits for the end of a keyholder.
+func (r *rig) end(ended <-chan error) error {
+	r.t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-r.ctx.Done():
+		r.t.Fatal("the keyholder does not end")
+		return nil
+	}
 }
 
 func (r *rig) client() *keyholder.Client {
@@ -213,7 +225,7 @@ func TestOperator(t *testing.T) {
 	if _, err := os.Lstat(r.roots.KeyholderSocket()); err == nil {
 		t.Error("the socket is still there after lock")
 	}
-	if err := <-ended; err != nil {
+	if err := r.end(ended); err != nil {
 		t.Error(err)
 	}
 	if _, err := c.Status(r.ctx); !errors.Is(err, keyholder.ErrLocked) {
@@ -445,7 +457,7 @@ func TestHostileMessages(t *testing.T) {
 func TestReasonsToEnd(t *testing.T) {
 	t.Run("idle and locked", func(t *testing.T) {
 		r := newRig(t)
-		if err := <-r.serve(Config{Idle: time.Millisecond}); err != nil {
+		if err := r.end(r.serve(Config{Idle: time.Millisecond})); err != nil {
 			t.Error(err)
 		}
 	})
@@ -464,7 +476,7 @@ func TestReasonsToEnd(t *testing.T) {
 		ended := r.serve(Config{})
 		r.unlock()
 		os.RemoveAll(r.roots.Runtime)
-		if err := <-ended; err != nil {
+		if err := r.end(ended); err != nil {
 			t.Error(err)
 		}
 	})
@@ -475,7 +487,7 @@ func TestReasonsToEnd(t *testing.T) {
 		if err := state.WriteFile(r.roots.PanicLock(), nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-ended; err != nil {
+		if err := r.end(ended); err != nil {
 			t.Error(err)
 		}
 		if err := Run(r.ctx, Config{Roots: r.roots}, nil); problem.Of(err).Code != "panic" {
