@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,11 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// Parsing ended at the wrong flag; a --json behind it counts all the same.
+		e.json = e.json || slices.Contains(args, "--json")
+		return flagError(cmd, err)
+	})
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return problem.OK
@@ -74,11 +80,8 @@ to your upstream but through your review.`,
 			}
 			return e.open()
 		},
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
+		Args: noVerb,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if showVersion {
 				return e.printVersion()
 			}
@@ -93,7 +96,6 @@ to your upstream but through your review.`,
 	f.BoolVar(&e.noInput, "no-input", false, "never prompt; fail where an answer is needed (exit 9)")
 	f.BoolVarP(&e.quiet, "quiet", "q", false, "no progress on stderr")
 	f.StringVar(&e.color, "color", "auto", "auto, always or never; NO_COLOR is honoured")
-	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCmd())
 	root.CompletionOptions.DisableDefaultCmd = true
 	for _, add := range commands {
@@ -130,11 +132,8 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 		first, _, _ := strings.Cut(sub.Example, "\n")
 		examples = append(examples, first)
 	}
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, Example: strings.Join(examples, "\n")}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
+	c := &cobra.Command{Use: use, Short: short, Args: noVerb, Example: strings.Join(examples, "\n")}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		_ = cmd.Help()
 		return problem.New("usage", problem.Usage, "%s needs a verb", cmd.CommandPath()).WithHint("%s --help", cmd.CommandPath())
 	}

@@ -34,6 +34,15 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return p.WithHint("%s --help", cmd.CommandPath())
 }
 
+// noVerb is the rule of commands that only hold others: whatever stands there is a command that
+// does not exist, and that is said before anything is read.
+func noVerb(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	return nil
+}
+
 // flagError says what is wrong with a flag.
 func flagError(cmd *cobra.Command, err error) error {
 	p := problem.New("usage", problem.Usage, "%w", err).WithHint("%s --help", cmd.CommandPath())

@@ -198,11 +198,16 @@ func missing() error {
 		WithHint("sudo apt install podman uidmap slirp4netns   (or your distribution's podman)")
 }
 
+// program finds podman as a shell would: in PATH, and without one in the system's directories.
 func (r *Runner) program() (string, error) {
 	if r.Path != "" {
 		return r.Path, nil
 	}
-	for _, dir := range strings.Split(r.path(), ":") {
+	dirs := r.absolutePath()
+	if len(dirs) == 0 {
+		dirs = systemPath
+	}
+	for _, dir := range dirs {
 		if p, err := exec.LookPath(filepath.Join(dir, "podman")); err == nil {
 			return p, nil
 		}
@@ -220,13 +225,19 @@ func (r *Runner) getenv(key string) string {
 // path is PATH without relative entries, plus the system's: newuidmap, crun and mount helpers
 // may be in sbin.
 func (r *Runner) path() string {
+	return strings.Join(append(r.absolutePath(), systemPath...), ":")
+}
+
+var systemPath = []string{"/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"}
+
+func (r *Runner) absolutePath() []string {
 	var dirs []string
 	for _, d := range strings.Split(r.getenv("PATH"), ":") {
 		if filepath.IsAbs(d) {
 			dirs = append(dirs, d)
 		}
 	}
-	return strings.Join(append(dirs, "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"), ":")
+	return dirs
 }
 
 // environ is podman's whole environment. Nothing else of ours reaches podman, conmon or the
