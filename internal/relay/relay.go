@@ -33,6 +33,7 @@ const (
 	reservedKey = 0x11 // Ctrl-q
 	leaveGrace  = 2 * time.Second
 	keyGrace    = 500 * time.Millisecond
+	redrawPause = 150 * time.Millisecond // until a changed size has reached a program behind podman exec
 )
 
 // Options describe one attachment. Cmd, In and Out are required.
@@ -114,6 +115,7 @@ type relay struct {
 
 	menu    bool // open
 	leaving bool
+	regrow  <-chan time.Time // when the program gets its true size back, see redraw
 }
 
 // event is one thing that happened; exactly one field is set, or kind alone says it.
@@ -204,13 +206,16 @@ func (r *relay) run(ctx context.Context) (Outcome, error) {
 			}
 		case s := <-signals:
 			if s == unix.SIGWINCH {
-				r.resize(false)
+				r.resize()
 			} else {
 				leave()
 			}
 		case <-done:
 			done = nil
 			leave()
+		case <-r.regrow:
+			r.regrow = nil
+			r.resize()
 		case <-deadline:
 			deadline = nil
 			r.kill()
@@ -288,20 +293,27 @@ func (r *relay) draw() {
 func (r *relay) close() {
 	r.menu = false
 	_, _ = r.o.Out.WriteString("\x1b[?25h")
-	r.resize(true)
+	r.redraw()
 }
 
-// resize gives the program the terminal's size. With redraw it sees another size first, so that
-// it paints everything anew.
-func (r *relay) resize(redraw bool) {
+// redraw makes the program paint everything anew: it sees another size, and its own again a
+// moment later. At once would be too early: podman passes on the size that it finds when it wakes
+// up, and that would be the old one.
+func (r *relay) redraw() {
+	size, err := pty.GetsizeFull(r.o.Out)
+	if err != nil || size.Rows < 3 {
+		return
+	}
+	size.Rows--
+	r.setSize(size)
+	r.regrow = time.After(redrawPause)
+}
+
+// resize gives the program the terminal's size.
+func (r *relay) resize() {
 	size, err := pty.GetsizeFull(r.o.Out)
 	if err != nil {
 		return
-	}
-	if redraw && size.Rows > 2 {
-		smaller := *size
-		smaller.Rows--
-		r.setSize(&smaller)
 	}
 	r.setSize(size)
 	if r.menu {
