@@ -89,7 +89,7 @@ func TestClaudeInteractive(t *testing.T) {
 	modes, stty := term.modes(), term.stty()
 	restored := func() {
 		t.Helper()
-		term.shows(10*time.Second, "goes on; back to it:")
+		term.shows(10*time.Second, "HOST>")
 		if got := term.modes(); got != modes {
 			t.Errorf("the terminal was left with %s, not %s", got, modes)
 		}
@@ -128,9 +128,9 @@ func TestClaudeInteractive(t *testing.T) {
 	term.tmux("send-keys", "-t", "person", "C-q")
 	term.shows(5*time.Second, "d detach (it goes on)")
 	term.tmux("send-keys", "-t", "person", "d")
+	term.shows(10*time.Second, "goes on; back to it:")
 	restored()
 
-	term.tmux("send-keys", "-t", "person", "C-l")
 	term.enter("clear; " + terok + " login " + queue[0].Task)
 	term.shows(20*time.Second, "bypass permissions on")
 	term.shows(5*time.Second, "The work is done.")
