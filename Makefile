@@ -3,9 +3,10 @@
 #   make build    bin/terok, static
 #   make test     unit tests, then end-to-end tests in real rootless podman (scripts/rootless)
 #   make demo     see all of it
+#   make man      bin/man/*.1 and bin/completion/*, from the command table
 #   make lint     gofmt, go vet, staticcheck
 #   make fuzz     every fuzz target for FUZZTIME (30s) each; PKG=./internal/git for one package
-#   make bench    measurements, every sample printed; writes bench.json
+#   make bench    measurements, every sample printed; writes bench.json; BENCH=Start for one of them
 #   make mutants  each guard removed in turn: its attack test must fail
 SHELL      := /bin/bash
 .SHELLFLAGS = -euo pipefail -c
@@ -13,6 +14,7 @@ SHELL      := /bin/bash
 
 FUZZTIME ?= 30s
 PKG      ?= ./...
+BENCH    ?= .
 TESTARGS ?=
 export CGO_ENABLED = 0
 
@@ -21,7 +23,7 @@ commit  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 date    := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo unknown)
 ldflags := -s -w -X terok/internal/version.Version=$(version) -X terok/internal/version.Commit=$(commit) -X terok/internal/version.Date=$(date)
 
-.PHONY: all build test unit e2e demo lint fuzz bench mutants test-agents leftovers clean
+.PHONY: all build test unit e2e demo lint fuzz bench mutants test-agents leftovers man clean
 all: build
 
 build:
@@ -62,7 +64,7 @@ fuzz:
 
 bench: build
 	scripts/rootless base
-	scripts/rootless run -- go test -run '^$$' -bench . -count=1 -timeout 60m ./test/bench/...
+	scripts/rootless run -- go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -count=1 -timeout 60m ./test/bench/...
 
 mutants: build
 	scripts/rootless base
@@ -75,6 +77,10 @@ test-agents: build
 
 leftovers:
 	scripts/rootless run -- scripts/leftovers
+
+man:
+	@TEROK_DATE=$(date) go run -ldflags '$(ldflags)' ./cmd/terok-man bin
+	@echo "$$(ls bin/man | wc -l) man pages in bin/man, completions in bin/completion"
 
 clean:
 	rm -rf bin

@@ -57,6 +57,11 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	return e.fail(ctx, err)
 }
 
+// Command is the tree of all commands, for man pages and completions; it is not to be executed.
+func Command() *cobra.Command {
+	return newRoot(&env{in: strings.NewReader(""), out: io.Discard, err: io.Discard})
+}
+
 func newRoot(e *env) *cobra.Command {
 	var showVersion bool
 	root := &cobra.Command{
