@@ -2,8 +2,9 @@
 //
 // guards.yml lists the guards. Each entry replaces one piece of one file (it must occur exactly
 // once) by another, builds with `go test -overlay`, so that the tree itself is never touched, and
-// runs the named tests as the calling user, those of ./test/… by scripts/rootless. A guard whose removal no test notices is an error, and so is an entry that
-// no longer fits the source, or a mutant that does not compile.
+// runs the named tests as the calling user, those of ./test/… by scripts/rootless. A guard whose
+// removal no test notices is an error, and so is an entry that no longer fits the source, or a
+// mutant that does not compile.
 //
 //	go run ./test/mutants            all guards
 //	go run ./test/mutants dns proxy  guards whose package or name contains one of the words
