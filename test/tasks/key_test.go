@@ -1,0 +1,124 @@
+package tasks
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestNoRealKeyAnywhere: acceptance 5, while the real Claude Code is in the middle of its work the
+// real key is nowhere in or of its container; the same search finds the phantom, which is worth
+// nothing elsewhere and nothing afterwards.
+func TestNoRealKeyAnywhere(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t)
+	marker := "marker-" + random()
+	script := append(repair(), bash(`echo `+marker+` | tee mark ~/mark /tmp/mark && git add mark && git commit -qm mark && git push -q origin HEAD && touch waiting && until [ -e go ]; do sleep 0.1; done`))
+	tr.withVault(0, script...)
+	repo := tr.repo("greet")
+	task := tr.start(repo, "claude", "-p", "Work.")
+	tr.wait(60*time.Second, "Claude is in the middle of its work", func() bool { return exists(filepath.Join(task.Workspace, "waiting")) })
+	mine := phantom(t, task)
+
+	inspect := podman(t, "inspect", task.Container.ID)
+	var details []struct {
+		State                                   struct{ Pid int }
+		StaticDir, OCIConfigPath, ConmonPidFile string
+		HostConfig                              struct{ LogConfig struct{ Path string } }
+		GraphDriver                             struct{ Data struct{ UpperDir string } }
+	}
+	if err := json.Unmarshal([]byte(inspect), &details); err != nil || len(details) != 1 {
+		t.Fatalf("%v in %s", err, inspect)
+	}
+	d := details[0]
+	start := time.Now()
+	r := sweep(t, sweepOrder{
+		Pid:     d.State.Pid,
+		Dirs:    []string{tr.dir, d.StaticDir, filepath.Dir(d.OCIConfigPath), filepath.Dir(d.ConmonPidFile), filepath.Dir(d.HostConfig.LogConfig.Path), d.GraphDriver.Data.UpperDir},
+		Needles: map[string]string{"key": strings.TrimPrefix(tr.key, "sk-ant-api03-REAL-"), "phantom": mine, "marker": marker},
+	})
+	t.Logf("swept %d processes, %d MiB of memory, %d files with %d MiB: %s", r.Processes, r.MemoryBytes>>20, r.FileCount, r.FileBytes>>20, time.Since(start).Round(time.Millisecond))
+	t.Logf("phantom: environ %q, memory %q, files %q; marker in files %q", r.Environ["phantom"], r.Memory["phantom"], r.Files["phantom"], r.Files["marker"])
+	for where, found := range map[string][]string{"environ": r.Environ["key"], "memory": r.Memory["key"], "files": r.Files["key"], "unreadable": r.Unreadable} {
+		if len(found) > 0 {
+			t.Errorf("%s: %q", where, found)
+		}
+	}
+	if r.Processes < 3 || len(r.Memory["phantom"]) == 0 || len(r.Environ["phantom"]) == 0 || len(r.Files["marker"]) < 3 {
+		t.Errorf("the search finds too little to prove anything: %+v", r)
+	}
+	texts := map[string]string{"inspect": inspect}
+	texts["log"] = podman(t, "logs", task.Container.ID)
+	texts["raw log"], _ = tr.run(0, "", "task", "logs", "--raw", "greet/"+task.ID)
+	texts["status"], _ = tr.run(0, "", "task", "status", "--json", "greet/"+task.ID)
+	objects := ""
+	repos, err := filepath.Glob(filepath.Join(tr.data(), "gate", "greet", "tasks", "*.git"))
+	if base, berr := filepath.Glob(filepath.Join(tr.data(), "gate", "greet", "*.git")); err == nil {
+		repos, err = append(repos, base...), berr
+	}
+	if err != nil || len(repos) < 2 {
+		t.Errorf("repositories: %v %v", repos, err)
+	}
+	for _, dir := range repos {
+		out, err := exec.CommandContext(t.Context(), "git", "--git-dir", dir, "cat-file", "--batch-all-objects", "--batch").Output()
+		if err != nil {
+			t.Errorf("git cat-file in %s: %v", dir, err)
+		}
+		objects += string(out)
+	}
+	texts["git objects"] = objects
+	for name, text := range texts {
+		if strings.Contains(text, strings.TrimPrefix(tr.key, "sk-ant-api03-REAL-")) {
+			t.Errorf("the key is in %s", name)
+		}
+	}
+	if strings.Contains(inspect, mine) {
+		t.Error("the phantom is in podman inspect")
+	}
+	if !strings.Contains(objects, marker) || !strings.Contains(texts["log"], "mark") {
+		t.Error("objects or log do not hold what the agent did")
+	}
+
+	// The phantom works where it belongs, and nowhere else.
+	other := tr.start(repo, "script")
+	tr.ready(other)
+	theirs := phantom(t, other)
+	if theirs == mine {
+		t.Error("two tasks have the same phantom")
+	}
+	for what, c := range map[string]struct {
+		task      taskView
+		key, want string
+	}{
+		"own phantom":              {task, mine, "200"},
+		"own phantom of the other": {other, theirs, "200"},
+		"phantom of another task":  {other, mine, "403"},
+		"and the other way round":  {task, theirs, "403"},
+		"foreign key":              {task, "sk-ant-api03-foreign-0123456789abcdef", "403"},
+		"the real key itself":      {task, tr.key, "403"},
+	} {
+		if code := ask(t, c.task, c.key); code != c.want {
+			t.Errorf("%s: %s, not %s", what, code, c.want)
+		}
+	}
+	tr.run(0, "", "task", "restart", "greet/"+other.ID)
+	tr.ready(other)
+	if code := ask(t, other, theirs); code != "403" {
+		t.Errorf("the phantom of an earlier start: %s", code)
+	}
+	release(t, task, "go")
+	tr.wait(30*time.Second, "Claude goes on to its end", tr.model.Finished)
+	tr.run(0, "", "task", "delete", "greet/"+task.ID, "--yes")
+	if code := ask(t, other, mine); code != "403" {
+		t.Errorf("the phantom of a deleted task: %s", code)
+	}
+	if code := ask(t, other, phantom(t, other)); code != "200" {
+		t.Errorf("the other task's own phantom: %s", code)
+	}
+	if wrong := tr.model.WrongKeys(); len(wrong) > 0 {
+		t.Errorf("%d requests with another key reached the model's side", len(wrong))
+	}
+}
