@@ -27,7 +27,7 @@ const patience = 5 * time.Second
 
 // Request is a command.
 type Request struct {
-	Op      string // dial, talk, resolve, socket, call, listeners, flood, names, bind, write
+	Op      string // dial, talk, exchange, resolve, socket, call, listeners, flood, names, bind, write
 	Network string // "tcp", "tcp4", "tcp6", "udp" or "mptcp"
 	Addr    string
 	Send    []byte
@@ -116,6 +116,9 @@ func do(q Request) (Reply, net.Conn, error) {
 	case "talk":
 		data, err := talk(q)
 		return Reply{Data: data}, nil, err
+	case "exchange":
+		data, err := exchange(q)
+		return Reply{Data: data}, nil, err
 	case "resolve":
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -178,6 +181,26 @@ func talk(q Request) ([]byte, error) {
 		return b[:n], err
 	}
 	return io.ReadAll(io.LimitReader(c, 1<<20))
+}
+
+// exchange sends and reads what comes first.
+func exchange(q Request) ([]byte, error) {
+	c, err := dial(q)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Write(q.Send); err != nil {
+		return nil, err
+	}
+	size := make([]byte, 2)
+	if _, err := io.ReadFull(c, size); err != nil {
+		return nil, err
+	}
+	data := make([]byte, int(size[0])<<8|int(size[1]))
+	_, err = io.ReadFull(c, data)
+	return append(size, data...), err
 }
 
 // socket makes a socket of Numbers (family, type, protocol) and, with an address, connects it or
