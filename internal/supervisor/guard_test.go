@@ -207,3 +207,46 @@ func TestUpstreamAddresses(t *testing.T) {
 		t.Error("quarantine lets the vault out")
 	}
 }
+
+// TestUnreadableStateIsQuarantine: a torn or foreign file of the shield is never an empty one.
+func TestUnreadableStateIsQuarantine(t *testing.T) {
+	good, err := policy.EncodeDocument(policy.Document{Settings: policy.DefaultSettings()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		policy, session, posture string
+		want                     control.Posture
+	}{
+		"nothing but the policy":  {string(good), "", "", control.Up},
+		"a posture":               {string(good), string(good), `{"posture":"down"}`, control.Down},
+		"no policy":               {"", "", "", control.Quarantine},
+		"a torn policy":           {string(good[:len(good)/2]), "", "", control.Quarantine},
+		"a torn session":          {string(good), string(good[:len(good)/2]), "", control.Quarantine},
+		"a torn posture":          {string(good), "", `{"posture":"down`, control.Quarantine},
+		"an empty posture":        {string(good), "", "\n", control.Quarantine},
+		"an unknown posture":      {string(good), "", `{"posture":"open"}`, control.Quarantine},
+		"a window that has ended": {string(good), "", `{"posture":"down-all","until":"2020-01-01T00:00:00Z"}`, control.Up},
+	} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Dir(sandbox.PolicyPath(dir)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for path, content := range map[string]string{sandbox.PolicyPath(dir): c.policy, sandbox.SessionPath(dir): c.session, sandbox.PosturePath(dir): c.posture} {
+			if content == "" {
+				continue
+			}
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := newRules(dir, false)
+		if got, _, _, _, _ := r.state(); got != c.want || r.policy().Posture() != policy.Posture(c.want) {
+			t.Errorf("%s: %s, policy %s", name, got, r.policy().Posture())
+		}
+		r.tamper()
+		if r.policy().Posture() != policy.Quarantine {
+			t.Errorf("%s: a container that was tampered with is in posture %s", name, r.policy().Posture())
+		}
+	}
+}
