@@ -9,6 +9,7 @@ import (
 
 	"terok/internal/audit"
 	"terok/internal/problem"
+	"terok/internal/sandbox"
 )
 
 // AuditVerify checks the hash chains of ledgers: of the one at path, or, with an empty path, of
@@ -20,8 +21,8 @@ func (a *App) AuditVerify(ctx context.Context, path string) ([]audit.Report, err
 		paths = nil
 		for _, pattern := range []string{
 			a.Roots.HostLedger(),
-			filepath.Join(a.Roots.TasksDir("*"), "*", "audit.jsonl"),
-			filepath.Join(a.Roots.SandboxesDir(), "*", "audit.jsonl"),
+			sandbox.LedgerPath(a.Roots.TaskDir("*", "*")),
+			sandbox.LedgerPath(a.Roots.SandboxDir("*")),
 		} {
 			found, err := filepath.Glob(pattern)
 			if err != nil {

@@ -6,10 +6,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"terok/internal/audit"
 	"terok/internal/problem"
+	sandboxfile "terok/internal/sandbox"
 	"terok/internal/state"
+	"terok/internal/task"
 )
 
 func TestAuditVerify(t *testing.T) {
@@ -18,8 +21,8 @@ func TestAuditVerify(t *testing.T) {
 	if r, err := a.AuditVerify(t.Context(), ""); err != nil || r == nil || len(r) != 0 {
 		t.Fatalf("nothing yet: %v %v", r, err)
 	}
-	task := filepath.Join(a.Roots.TaskDir("webshop", "k3v9p"), "audit.jsonl")
-	sandbox := filepath.Join(a.Roots.SandboxDir("box"), "audit.jsonl")
+	task := sandboxfile.LedgerPath(a.Roots.TaskDir("webshop", "k3v9p"))
+	sandbox := sandboxfile.LedgerPath(a.Roots.SandboxDir("box"))
 	for _, p := range []string{a.Roots.HostLedger(), task, sandbox} {
 		for range 3 {
 			if err := audit.AppendOne(p, audit.Event{Ev: "note", Reason: "r"}); err != nil {
@@ -44,5 +47,40 @@ func TestAuditVerify(t *testing.T) {
 	if p := problem.Of(err); len(r) != 3 || p.Code != "ledger_broken" || p.Exit != problem.Failed ||
 		!strings.HasPrefix(p.Message, task+":2: ") || !strings.HasSuffix(p.Message, "(broken ledgers in all: 2)") {
 		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// A deleted task's ledger is kept, rotated parts and all, and its chain still holds.
+func TestArchiveKeepsTheLedger(t *testing.T) {
+	dir := t.TempDir()
+	a := &App{Roots: state.Roots{Config: filepath.Join(dir, "c"), Data: filepath.Join(dir, "d"), Runtime: filepath.Join(dir, "r")}}
+	tk, err := (task.Store{Roots: a.Roots, Now: time.Now}).Create("webshop", "", func(*task.Task) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger, err := audit.Open(sandboxfile.LedgerPath(tk.Dir(a.Roots)), audit.Identity{Project: "webshop", Task: tk.ID}, audit.Options{MaxSize: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		ledger.Record(audit.Event{Ev: "note", Reason: strings.Repeat("r", 200)})
+	}
+	if err := ledger.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := audit.Verify(sandboxfile.LedgerPath(tk.Dir(a.Roots)))
+	if err != nil || len(before.Files) < 2 {
+		t.Fatalf("%+v %v", before, err)
+	}
+	if err := a.archiveTask(tk); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := filepath.Glob(sandboxfile.LedgerPath(filepath.Join(a.Roots.ArchiveDir(), "webshop", "*")))
+	if len(found) != 1 {
+		t.Fatalf("%v", found)
+	}
+	after, err := audit.Verify(found[0])
+	if err != nil || after.Break != nil || after.Lines != before.Lines || after.Head != before.Head {
+		t.Errorf("%+v %v, before %+v", after, err, before)
 	}
 }

@@ -393,7 +393,17 @@ func (a *App) captureLog(ctx context.Context, id, dir string) error {
 func (a *App) archiveTask(t *task.Task) error {
 	src := t.Dir(a.Roots)
 	dst := filepath.Join(a.Roots.ArchiveDir(), t.Project, t.CreatedAt.UTC().Format("20060102T150405.000000Z")+"_"+t.ID+"_"+t.Name)
-	for _, name := range []string{"task.json", "audit.jsonl", "logs/container.log", "logs/supervisor.log"} {
+	names := []string{"task.json", "logs/container.log", "logs/supervisor.log"}
+	ledgers, err := filepath.Glob(sandbox.LedgerPath(src) + "*") // with the rotated ones
+	if err != nil {
+		return err
+	}
+	for _, l := range ledgers {
+		if name, err := filepath.Rel(src, l); err == nil && !strings.HasSuffix(name, ".lock") {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
 		info, err := os.Lstat(filepath.Join(src, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
