@@ -64,6 +64,9 @@ func TestArchiveKeepsTheLedger(t *testing.T) {
 	}
 	for range 10 {
 		ledger.Record(audit.Event{Ev: "note", Reason: strings.Repeat("r", 200)})
+		if err := ledger.Flush(t.Context()); err != nil { // each a write of its own, so that files rotate
+			t.Fatal(err)
+		}
 	}
 	if err := ledger.Close(); err != nil {
 		t.Fatal(err)
