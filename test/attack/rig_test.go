@@ -148,7 +148,10 @@ func start(t testing.TB, flags ...string) *box {
 		}
 	})
 	args := append([]string{"sandbox", "run", "-d", "--name", name, "--mount", dir + ":/ctl"}, flags...)
-	must(t, append(args, image, "--", "/probe", "/ctl/s")...)
+	if _, err := command(append(args, image, "--", "/probe", "/ctl/s")...); err != nil {
+		log, _ := os.ReadFile(filepath.Join(rig, "d", "terok", "sandboxes", name, "logs", "supervisor.log"))
+		t.Fatalf("%v\n%s", err, log)
+	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		c, err := net.Dial("unix", b.socket)
 		if err == nil {
