@@ -85,7 +85,7 @@ func TestEnvironmentFromZero(t *testing.T) {
 	t.Setenv("GIT_CONFIG_PARAMETERS", "'user.name=evil'")
 	t.Setenv("GIT_EXTERNAL_DIFF", "touch "+canary)
 	t.Setenv("GIT_TRACE", canary)
-	t.Setenv("GIT_OBJECT_DIRECTORY", "/nonexistent")
+	t.Setenv("GIT_OBJECT_DIRECTORY", filepath.Join(t.TempDir(), "absent"))
 	r, dir, commit := rig(t)
 	if got := must(t, r, Cmd{GitDir: dir, Args: []string{"rev-parse", "main"}}); got != commit {
 		t.Errorf("rev-parse: %q", got)

@@ -209,7 +209,8 @@ func TestKilledGit(t *testing.T) {
 		return len(pids) == 0
 	})
 	pw.Close()
-	if err := <-done; !strings.Contains(err.Error(), "interrupted") {
+	// The answer may be lost: the server closes while the client still sends.
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "interrupted") && !strings.Contains(err.Error(), "reset by peer") && !strings.Contains(err.Error(), "broken pipe") {
 		t.Errorf("answer: %v", err)
 	}
 	s.whole()
