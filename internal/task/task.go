@@ -145,6 +145,10 @@ func (s Store) Get(project, id string) (*Task, error) {
 	var t Task
 	err := state.ReadJSON(s.file(project, id), &t)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && isDir(s.Roots.TaskDir(project, id)):
+		// Create makes the directory first; a command that was killed then leaves it so.
+		return nil, problem.New("task_broken", problem.Failed, "task %s/%s has no record: it was being made, or that was interrupted", project, id).
+			WithHint("terok task delete %s/%s", project, id)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, problem.New("task_not_found", problem.NotFound, "project %s has no task %s", project, id).
 			WithHint("terok task list %s", project)
@@ -157,6 +161,11 @@ func (s Store) Get(project, id string) (*Task, error) {
 		return nil, problem.New("task_broken", problem.Failed, "%s says it belongs to %s/%s", s.file(project, id), t.Project, t.ID)
 	}
 	return &t, nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 // Update changes a record under its lock and returns it as written.
