@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"terok/internal/config"
 	"terok/internal/image"
 	"terok/internal/podman"
 )
@@ -35,7 +36,11 @@ func (a *App) builder(ctx context.Context, o ImageOptions) (*image.Builder, erro
 	if err != nil {
 		return nil, err
 	}
-	return &image.Builder{Podman: r, Roots: a.Roots, Progress: a.Progress, Environ: a.Environ, CA: o.CA, Verbose: o.Verbose}, nil
+	global, err := config.LoadGlobal(a.Roots.ConfigFile())
+	if err != nil {
+		return nil, err
+	}
+	return &image.Builder{Mirror: global.Image.Mirror, Podman: r, Roots: a.Roots, Progress: a.Progress, Environ: a.Environ, CA: o.CA, Verbose: o.Verbose}, nil
 }
 
 // ImageBootstrap makes localhost/NAME (NAME "debian:12" or "debian:13") from the distribution's

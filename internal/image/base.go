@@ -118,6 +118,9 @@ type BootstrapOptions struct {
 // with mmdebstrap, inside podman's user namespace: no root, no registry. Signatures of the
 // archive are checked by apt with the host's archive keyring.
 func (b *Builder) Bootstrap(ctx context.Context, name string, o BootstrapOptions) (ref, id string, err error) {
+	if o.Mirror == "" {
+		o.Mirror = b.Mirror
+	}
 	name = shortName(name)
 	d, ok := distros[name]
 	if !ok {

@@ -58,6 +58,7 @@ type Builder struct {
 	Environ  func(string) string // os.Getenv; for NODE_EXTRA_CA_CERTS
 	CA       []string            // PEM files of extra authorities that build containers trust; the operator's explicit choice
 	Verbose  bool                // stream build output to Progress, besides keeping it in a file
+	Mirror   string              // package archive for Bootstrap where its options name none; "": the distribution's own
 }
 
 // Ref names an image made by EnsureL0.
