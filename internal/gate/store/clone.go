@@ -10,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"terok/internal/gate/refname"
 	"terok/internal/git"
 	"terok/internal/problem"
+	"terok/internal/state"
 	"terok/internal/text"
 )
 
@@ -121,7 +123,7 @@ func (s *Store) openClone(ctx context.Context, gitDir string, alternates []strin
 			v.branch = b
 		}
 	}
-	if v.tmp, err = os.MkdirTemp("", "terok-index-"); err != nil {
+	if v.tmp, err = s.indexDir(); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(v.copyIndex(paths[2]), v.writeExcludes(paths[3])); err != nil {
@@ -129,6 +131,28 @@ func (s *Store) openClone(ctx context.Context, gitDir string, alternates []strin
 		return nil, err
 	}
 	return v, nil
+}
+
+// indexDir makes a directory for the copy of an index. Those of commands that were killed are
+// removed: their names hold the process id.
+func (s *Store) indexDir() (string, error) {
+	parent := filepath.Join(s.Roots.Data, "index")
+	if err := state.MkdirAll(parent); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		pid, _, _ := strings.Cut(e.Name(), "-")
+		if _, err := os.Lstat("/proc/" + pid); errors.Is(err, fs.ErrNotExist) {
+			if err := os.RemoveAll(filepath.Join(parent, e.Name())); err != nil {
+				return "", err
+			}
+		}
+	}
+	return os.MkdirTemp(parent, strconv.Itoa(os.Getpid())+"-")
 }
 
 // copyIndex takes the clone's index along: its cached file times make finding changes fast, and
