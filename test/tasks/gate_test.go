@@ -57,7 +57,6 @@ say() { echo "== $1"; shift; "$@" 2>&1; echo "exit $?"; }
 say replace git push origin HEAD:refs/replace/$(git rev-parse HEAD)
 say tag git push origin HEAD:refs/tags/v1
 say notes git push origin HEAD:refs/notes/commits
-say main git push origin HEAD:refs/heads/main
 say other git push $base/%s.git HEAD:refs/heads/x
 say path git push $base/../%s/task.git HEAD:refs/heads/x
 say token curl -sS -u x:wrong $url/info/refs?service=git-receive-pack
@@ -86,7 +85,6 @@ say good git push -q origin HEAD:refs/heads/fine
 	if s := section("good"); !strings.Contains(s, "exit 0") {
 		t.Errorf("a branch of the task: %s", s)
 	}
-	t.Logf("main: %s", section("main"))
 	var queue []change
 	tr.decode(&queue, repo, "review", "--all")
 	for _, c := range queue {

@@ -2,6 +2,8 @@ package tasks
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -84,16 +86,42 @@ func TestKillNineOfTheCommand(t *testing.T) {
 	tr := newTree(t)
 	repo := tr.repo("greet")
 	tr.run(0, repo, "project", "create", "greet", "--upstream", repo, "--agent", "shell")
-	// A run takes 0.7 s where nothing else is going on: each of its steps is hit.
-	for _, after := range []time.Duration{40, 90, 150, 250, 400, 600, 1000} {
-		after *= time.Millisecond
+	// The moments are steps of a run, so that a loaded machine changes nothing, and a little later.
+	tasks, gate, run := "projects/greet/tasks/*", "gate/greet/tasks/", "../../run/terok/*/"
+	for _, moment := range []struct {
+		step  string // a file of this pattern is there
+		later time.Duration
+	}{
+		{"gate/greet*", 0}, {tasks, 0}, {tasks + "/task.json", 0}, {gate + ".*.tmp-*", 0}, {gate + "*.git", 0},
+		{"launching/*.json", 0}, {"launching/*.json", 30 * time.Millisecond}, {"launching/*.json", 80 * time.Millisecond},
+		{"launching/*.json", 150 * time.Millisecond}, {run + "*", 0}, {run + "control.sock", 0},
+	} {
+		pattern := filepath.Join(tr.data(), moment.step)
+		before, _ := filepath.Glob(pattern)
+		known := map[string]bool{}
+		for _, f := range before {
+			known[f] = true
+		}
 		cmd := tr.command(t.Context(), repo, "task", "run", "greet", "-d", "sleep infinity & wait")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		kill.Stop()
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		var err error
+		for met, open := false, true; open; {
+			select {
+			case err = <-ended:
+				open = false
+			case <-time.After(500 * time.Microsecond):
+				found, _ := filepath.Glob(pattern)
+				if found = slices.DeleteFunc(found, func(f string) bool { return known[f] }); len(found) > 0 && !met {
+					met = true
+					time.AfterFunc(moment.later, func() { _ = cmd.Process.Kill() })
+				}
+			}
+		}
+		after := fmt.Sprint(moment)
 		tasks := tr.tasks()
 		t.Logf("killed after %s (%v): %d tasks", after, err, len(tasks))
 		for _, task := range tasks {
