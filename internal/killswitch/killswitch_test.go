@@ -14,6 +14,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise", "keyholder", "supervise-worker":
+			if os.Args[1] == "supervise" && os.Getenv(workerEnv) != "" && startWorker() != nil {
+				os.Exit(1)
+			}
 			_, _ = os.Stdin.Read(make([]byte, 1))
 			os.Exit(0)
 		}

@@ -1,0 +1,72 @@
+package killswitch
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"terok/internal/state"
+)
+
+// workerEnv makes a supervisor of these tests start a worker, which names no directory.
+const workerEnv = "KILLSWITCH_TEST_WORKER"
+
+// startWorker is the supervisor's part; it reports on stdout once the worker runs.
+func startWorker() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	c := exec.Command(self)
+	c.Args = []string{"terok", "supervise-worker"}
+	c.Stdin, c.Stdout = os.Stdin, os.Stdout
+	if err := c.Start(); err != nil {
+		return err
+	}
+	_, err = os.Stdout.WriteString("up\n")
+	return err
+}
+
+// TestPullKillsWorkers: a worker does not go on with the container's network without its parent.
+func TestPullKillsWorkers(t *testing.T) {
+	d := t.TempDir()
+	roots := state.Roots{Config: d + "/c", Data: d + "/d", Runtime: d + "/r"}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(self)
+	c.Args = []string{"terok", "supervise", roots.Data + "/x/sandbox.json", "id", "1"}
+	c.Env = append(os.Environ(), workerEnv+"=1")
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	c.Stdout = theirs
+	err = c.Start()
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := out.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if r := Pull(roots, time.Now()); r.Supervisors != 1 || len(r.Errors) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if _, err := io.ReadAll(out); err != nil { // the end comes when neither holds it
+		t.Errorf("the worker lives: %v", err)
+	}
+	_ = c.Wait() // killed
+}
