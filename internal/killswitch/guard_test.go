@@ -70,3 +70,17 @@ func TestPullKillsWorkers(t *testing.T) {
 	}
 	_ = c.Wait() // killed
 }
+
+// TestReusedPIDIsNotHit: between the look and the kill a pid can become somebody else's.
+func TestReusedPIDIsNotHit(t *testing.T) {
+	c, done := play(t, "supervise", "/elsewhere/sandbox.json", "id", "1")
+	p := process{pid: c.Process.Pid, role: "supervise", args: []byte("terok\x00supervise\x00/ours/sandbox.json\x00")}
+	if killed, err := p.kill(); killed || err != nil {
+		t.Errorf("killed %v, %v", killed, err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("another process was killed: %v", err)
+	default:
+	}
+}
