@@ -180,7 +180,7 @@ func TestStoppedSupervisor(t *testing.T) {
 	addrs := []string{"203.0.113.10:443", "203.0.113.20:7000", "[2001:db8:1::10]:443", "a.test:443"}
 	for _, addr := range addrs {
 		go func() {
-			c, _, out, err := b.begin(request{Op: "talk", Network: "tcp", Addr: addr, Send: hello(t, "a.test")})
+			c, _, out, err := b.begin(request{Op: "talk", Network: "tcp", Addr: addr, Send: hello(t, "a.test"), MS: 1500})
 			if err == nil {
 				c.Close()
 			}

@@ -149,8 +149,8 @@ func start(t testing.TB, flags ...string) *box {
 	})
 	args := append([]string{"sandbox", "run", "-d", "--name", name, "--mount", dir + ":/ctl"}, flags...)
 	if _, err := command(append(args, image, "--", "/probe", "/ctl/s")...); err != nil {
-		log, _ := os.ReadFile(filepath.Join(rig, "d", "terok", "sandboxes", name, "logs", "supervisor.log"))
-		t.Fatalf("%v\n%s", err, log)
+		log, lost := os.ReadFile(filepath.Join(rig, "d", "terok", "sandboxes", name, "logs", "supervisor.log"))
+		t.Fatalf("%v\n%s%v", err, log, lost)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		c, err := net.Dial("unix", b.socket)
@@ -173,6 +173,7 @@ type request struct {
 	Addr    string
 	Send    []byte
 	Numbers []int
+	MS      int
 }
 
 type reply struct {

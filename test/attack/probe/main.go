@@ -32,6 +32,14 @@ type Request struct {
 	Addr    string
 	Send    []byte
 	Numbers []int
+	MS      int // ends the attempt; 0: patience
+}
+
+func (q *Request) patience() time.Duration {
+	if q.MS == 0 {
+		return patience
+	}
+	return time.Duration(q.MS) * time.Millisecond
 }
 
 // Reply is what came of it. MS is how long it took.
@@ -157,7 +165,7 @@ func do(q Request) (Reply, net.Conn, error) {
 }
 
 func dial(q Request) (net.Conn, error) {
-	d := net.Dialer{Timeout: patience}
+	d := net.Dialer{Timeout: q.patience()}
 	network := q.Network
 	d.SetMultipathTCP(network == "mptcp")
 	if network == "mptcp" {
@@ -173,7 +181,7 @@ func talk(q Request) ([]byte, error) {
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(q.patience()))
 	if len(q.Send) > 0 {
 		if _, err := c.Write(q.Send); err != nil {
 			return nil, err

@@ -1,10 +1,8 @@
-//go:build world
-
 // Package inside proves the rig itself, inside of it:
 //
-//	scripts/rootless base && scripts/world run -- go test -count=1 -tags world ./test/world/inside
+//	scripts/rootless base && scripts/world run -- go test -count=1 ./test/world/inside
 //
-// The build tag keeps it out of `go test ./...`, where there is no world.
+// Outside of the world it fails.
 package inside
 
 import (
