@@ -276,6 +276,10 @@ func (d *decoder) unknown(tk *token.Token, full, key string, names []string) {
 		return
 	}
 	if elsewhere := d.known[key]; len(elsewhere) > 0 {
+		if elsewhere[0] == key { // the same word would be no hint
+			d.add(tk, full, message+"; it belongs to the top level", "")
+			return
+		}
 		d.add(tk, full, message, strconv.Quote(elsewhere[0]))
 		return
 	}
