@@ -22,6 +22,7 @@ func TestBadInput(t *testing.T) {
 	tr.run(0, repo, "project", "create", "greet", "--upstream", repo, "--agent", "shell")
 	tr.run(0, repo, "project", "create", "far", "--upstream", "https://127.0.0.1:1/none.git", "--agent", "shell")
 	tr.run(0, repo, "project", "create", "bare", "--agent", "shell")
+	tr.file("config/terok/projects/nested/project.yml", "project: {name: nested}\nrun: {default_agent: shell}\n")
 	tr.file("config/terok/projects/bogus/project.yml", "project: {name: bogus}\nimage: {base_image: localhost/no-such-image:1}\ndefault_agent: shell\n")
 	check := func(want int, hint, dir string, args ...string) {
 		t.Helper()
@@ -54,6 +55,9 @@ func TestBadInput(t *testing.T) {
 	check(1, "", "", "project", "gate-sync", "far")
 	check(1, "", "", "task", "run", "far", "true")
 	check(6, "", "", "task", "run", "bogus", "true")
+	if _, errs, _ := tr.try(2, "", "", "task", "run", "nested", "true"); !strings.Contains(errs, "project.yml:2:7: ") || !strings.Contains(errs, "it belongs to the top level") {
+		t.Errorf("a key at the wrong place: %s", errs)
+	}
 
 	tr.withVault(0, repair()...)
 	tr.run(0, "", "vault", "lock")
