@@ -195,6 +195,8 @@ func (s *shielded) explain(err error) error {
 			exit = problem.Usage
 		case "rule_not_found", "not_found":
 			exit = problem.NotFound
+		case "quarantined", "rule_outranked", "conflict":
+			exit = problem.Conflict
 		}
 		return problem.New(e.Code, exit, "%s", e.Message).WithHint("%s", e.Hint)
 	}
