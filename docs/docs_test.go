@@ -4,6 +4,7 @@
 package docs
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -20,6 +21,8 @@ import (
 	"terok/internal/cli"
 	"terok/internal/config"
 	"terok/internal/project"
+	"terok/internal/roster"
+	"terok/internal/state"
 )
 
 func read(t *testing.T, path string) string {
@@ -260,4 +263,42 @@ func headings(page string) []string {
 		}
 	}
 	return out
+}
+
+// TestExamples: the YAML on the pages is accepted by the loaders.
+func TestExamples(t *testing.T) {
+	count := 0
+	for _, page := range pages(t) {
+		for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
+			count++
+			global := config.Defaults()
+			probe := project.Config{}
+			probe.Run.Run = global.Run
+			var err error
+			switch {
+			case strings.Contains(m[1], "/providers/anthropic.yml"):
+				roots := state.Roots{Config: t.TempDir()}
+				if err := os.MkdirAll(roots.ProvidersDir(), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(roots.ProvidersDir(), "anthropic.yml"), []byte(m[1]), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				var r *roster.Roster
+				if r, err = roster.Load(roots); err == nil {
+					err = errors.Join(r.Problems()...)
+				}
+			case strings.Contains(m[1], "project:"):
+				err = config.Decode(page, []byte(m[1]), &probe)
+			default:
+				err = config.Decode(page, []byte(m[1]), &global)
+			}
+			if err != nil {
+				t.Errorf("%s: %v\n%s", page, err, m[1])
+			}
+		}
+	}
+	if count < 3 {
+		t.Errorf("only %d examples were found", count)
+	}
 }
