@@ -354,6 +354,16 @@ func (a *App) DeleteTask(ctx context.Context, t *task.Task) error {
 	if err := a.removeTree(ctx, dir); err != nil {
 		return err
 	}
+	// A deletion that was killed in removeTree is no task any more: nobody would ask for the rest.
+	half, err := filepath.Glob(filepath.Join(filepath.Dir(dir), trashPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, trash := range half {
+		if err := a.purge(ctx, trash); err != nil {
+			return err
+		}
+	}
 	a.note("task_deleted", map[string]string{"project": t.Project, "task": t.ID})
 	return nil
 }
@@ -362,10 +372,16 @@ func (a *App) DeleteTask(ctx context.Context, t *task.Task) error {
 // may not, podman's user namespace may. The directory is renamed first, so that a half-removed
 // one is never taken for a task.
 func (a *App) removeTree(ctx context.Context, dir string) error {
-	trash := filepath.Join(filepath.Dir(dir), ".trash-"+filepath.Base(dir))
+	trash := filepath.Join(filepath.Dir(dir), trashPrefix+filepath.Base(dir))
 	if err := os.Rename(dir, trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	return a.purge(ctx, trash)
+}
+
+const trashPrefix = ".trash-"
+
+func (a *App) purge(ctx context.Context, trash string) error {
 	if err := os.RemoveAll(trash); err == nil {
 		return nil
 	}
