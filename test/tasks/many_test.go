@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,31 +97,7 @@ func TestKillNineOfTheCommand(t *testing.T) {
 		{"launching/*.json", 0}, {"launching/*.json", 30 * time.Millisecond}, {"launching/*.json", 80 * time.Millisecond},
 		{"launching/*.json", 150 * time.Millisecond}, {run + "*", 0}, {run + "control.sock", 0},
 	} {
-		pattern := filepath.Join(tr.data(), moment.step)
-		before, _ := filepath.Glob(pattern)
-		known := map[string]bool{}
-		for _, f := range before {
-			known[f] = true
-		}
-		cmd := tr.command(t.Context(), repo, "task", "run", "greet", "-d", "sleep infinity & wait")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		var err error
-		for met, open := false, true; open; {
-			select {
-			case err = <-ended:
-				open = false
-			case <-time.After(500 * time.Microsecond):
-				found, _ := filepath.Glob(pattern)
-				if found = slices.DeleteFunc(found, func(f string) bool { return known[f] }); len(found) > 0 && !met {
-					met = true
-					time.AfterFunc(moment.later, func() { _ = cmd.Process.Kill() })
-				}
-			}
-		}
+		err := tr.killAt(moment.step, moment.later, repo, "task", "run", "greet", "-d", "sleep infinity & wait")
 		after := fmt.Sprint(moment)
 		tasks := tr.tasks()
 		t.Logf("killed after %s (%v): %d tasks", after, err, len(tasks))
@@ -135,5 +112,62 @@ func TestKillNineOfTheCommand(t *testing.T) {
 	for _, task := range tr.tasks() {
 		tr.run(0, "", "task", "delete", "greet/"+task.ID, "--yes")
 	}
+	tr.nothingLeft(t.Context())
+}
+
+// killAt kills a command a moment after a new file of the pattern, below the data directory, is
+// there or, with "!" before it, is gone. It returns how the command ended.
+func (tr *tree) killAt(step string, later time.Duration, dir string, args ...string) error {
+	tr.t.Helper()
+	step, gone := strings.CutPrefix(step, "!")
+	pattern := filepath.Join(tr.data(), step)
+	before, _ := filepath.Glob(pattern)
+	cmd := tr.command(tr.t.Context(), dir, args...)
+	if err := cmd.Start(); err != nil {
+		tr.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for met := false; ; {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(500 * time.Microsecond):
+			now, _ := filepath.Glob(pattern)
+			changed := slices.ContainsFunc(now, func(f string) bool { return !slices.Contains(before, f) })
+			if gone {
+				changed = len(now) < len(before)
+			}
+			if changed && !met {
+				met = true
+				time.AfterFunc(later, func() { _ = cmd.Process.Kill() })
+			}
+		}
+	}
+}
+
+// TestKillNineOfDelete: a deletion that is killed at any of its steps is finished by the next one.
+func TestKillNineOfDelete(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t)
+	repo := tr.repo("greet")
+	tr.run(0, repo, "project", "create", "greet", "--upstream", repo, "--agent", "shell")
+	task := "projects/greet/tasks/*"
+	for _, step := range []string{task + "/logs/container.log", "archive/greet/*",
+		"!gate/greet/tasks/*.git", "gate/greet/tasks/.*.deleted", "projects/greet/tasks/.trash-*"} {
+		tr.run(0, repo, "task", "run", "greet", "-d", "sleep infinity & wait")
+		ref := "greet/" + tr.tasks()[0].ID
+		err := tr.killAt(step, 0, repo, "task", "delete", ref, "--yes")
+		tasks := tr.tasks()
+		t.Logf("killed after %s (%v): %d tasks", step, err, len(tasks))
+		for range tasks {
+			tr.run(0, "", "task", "delete", ref, "--yes")
+		}
+		if rest := tr.tasks(); len(rest) > 0 {
+			t.Errorf("killed after %s: still listed: %+v", step, rest)
+		}
+	}
+	tr.run(0, repo, "task", "run", "greet", "true")
+	tr.run(0, "", "task", "delete", "greet/"+tr.tasks()[0].ID, "--yes")
 	tr.nothingLeft(t.Context())
 }
