@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -161,13 +163,16 @@ func newTaskLogsCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:               "logs [PROJECT] TASK",
 		Short:             "Show what the agent did and said",
-		Example:           "  terok task logs k3v9p -f\n  terok task logs k3v9p --raw > agent.jsonl",
+		Example:           "  terok task logs k3v9p -f\n  terok task logs k3v9p --json\n  terok task logs k3v9p --raw > agent.jsonl",
 		Args:              oneTask,
 		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := e.pick(args)
 			if err != nil {
 				return err
+			}
+			if e.json {
+				return e.logLines(cmd.Context(), t, follow)
 			}
 			if raw {
 				return e.app.TaskLogs(cmd.Context(), t, follow, e.out)
@@ -179,6 +184,54 @@ func newTaskLogsCmd(e *env) *cobra.Command {
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "until the task ends")
 	c.Flags().BoolVar(&raw, "raw", false, "the container's bytes as they are: do not send them to a terminal")
 	return c
+}
+
+// logLines prints the container's lines as JSON Lines: a hello, then one object each.
+func (e *env) logLines(ctx context.Context, t *terok.Task, follow bool) error {
+	enc := json.NewEncoder(e.out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(map[string]string{"type": "hello", "schema": "terok.task.logs/1"}); err != nil {
+		return err
+	}
+	w := &lineWriter{emit: func(line []byte) error {
+		return enc.Encode(map[string]string{"type": "line", "text": string(line)})
+	}}
+	if err := e.app.TaskLogs(ctx, t, follow, w); err != nil {
+		return err
+	}
+	return w.end()
+}
+
+// lineWriter cuts a stream into lines, a line of more than 1 MiB into pieces.
+type lineWriter struct {
+	rest []byte
+	emit func([]byte) error
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		i := bytes.IndexByte(w.rest, '\n')
+		skip := 1
+		if i < 0 && len(w.rest) > 1<<20 {
+			i, skip = 1<<20, 0
+		}
+		if i < 0 {
+			return len(p), nil
+		}
+		if err := w.emit(w.rest[:i]); err != nil {
+			return 0, err
+		}
+		w.rest = w.rest[i+skip:]
+	}
+}
+
+// end emits a last line without an end.
+func (w *lineWriter) end() error {
+	if len(w.rest) == 0 {
+		return nil
+	}
+	return w.emit(w.rest)
 }
 
 func newTaskStopCmd(e *env) *cobra.Command {
