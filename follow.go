@@ -89,7 +89,7 @@ func (a *App) Headline(t *task.Task) []string {
 		}
 	}
 	if len(open) == 0 {
-		open = []string{"nothing"}
+		return []string{first, "network: everything is refused"}
 	}
 	return []string{first, "network: " + strings.Join(open, ", ") + "; everything else is refused"}
 }
