@@ -103,6 +103,9 @@ func (s *service) outranked(rule policy.Rule) *policy.Rule {
 	for _, port := range []uint16{443, 80} {
 		if d := s.decide(control.Target{Host: target, Port: port}); d.Verdict == policy.Deny &&
 			d.Rule != nil && d.Tier < rule.Tier {
+			if d.Rule.Source == policy.RelaySource && s.front != nil && s.routed(target) {
+				continue // open through the vault, which is all that an allow can give
+			}
 			return d.Rule
 		}
 	}
