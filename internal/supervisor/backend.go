@@ -20,7 +20,7 @@ const eventBuffer = 256
 // Status is what the supervisor says of itself; it implements control.Backend, as the following.
 func (s *service) Status(context.Context) (control.Status, error) {
 	f := &s.hand.File
-	now, want, broken, tampered, count := s.rules.state()
+	now, want, tampered, count, broken := s.rules.state()
 	self, err := describe(os.Getpid())
 	if err != nil {
 		return control.Status{}, err

@@ -23,7 +23,7 @@ import (
 // seccomp filter is not: without it the worker does not serve.
 func confine(h *handover) error {
 	if err := restrictFiles(h); err != nil {
-		return fmt.Errorf("Landlock: %w", err)
+		return fmt.Errorf("restrict files (Landlock): %w", err)
 	}
 	filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: workerCalls()}
 	if err := seccomp.LoadFilter(filter); err != nil {

@@ -158,10 +158,10 @@ func (r *rules) settings() policy.Settings {
 }
 
 // state tells posture, desired posture and why they differ.
-func (r *rules) state() (now, want control.Posture, broken error, tampered bool, count int) {
+func (r *rules) state() (now, want control.Posture, tampered bool, count int, broken error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.posture(), r.desired.Posture, r.broken, r.tampered, len(r.document.Rules) + len(r.session)
+	return r.posture(), r.desired.Posture, r.tampered, len(r.document.Rules) + len(r.session), r.broken
 }
 
 // tamper quarantines for the rest of the container's life.

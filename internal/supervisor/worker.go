@@ -276,7 +276,7 @@ func (s *service) serve() error {
 		event = "supervisor_restarted"
 	}
 	s.ledger.Record(audit.Event{Ev: event, Actor: "auto", Count: uint64(s.hand.Restarts)})
-	if _, _, broken, _, _ := s.rules.state(); broken != nil {
+	if _, _, _, _, broken := s.rules.state(); broken != nil {
 		log.Print(broken)
 		s.ledger.Record(audit.Event{Ev: "error", Actor: "auto", Reason: "quarantine: " + broken.Error()})
 	}

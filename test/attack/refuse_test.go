@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -23,7 +24,7 @@ func (b *box) get(url string, roots *x509.CertPool, change ...func(*tls.Config))
 		f(cfg)
 	}
 	tr := &http.Transport{DisableKeepAlives: true, TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second,
-		Dial: func(network, addr string) (net.Conn, error) { return b.dial(network, addr) }} //nolint:staticcheck // the probe knows no context
+		DialContext: func(_ context.Context, network, addr string) (net.Conn, error) { return b.dial(network, addr) }}
 	var out world.Reply
 	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get(url)
 	if err != nil {
