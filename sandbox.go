@@ -138,12 +138,17 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 	}
 	l := a.launcher()
 	if _, err := os.Lstat(sandbox.Path(dir)); err == nil { // there was one: is it still?
-		if _, err := l.Podman.Inspect(ctx, sandboxContainer(name)); !errors.Is(err, podman.ErrAbsent) {
+		_, err := l.Podman.Inspect(ctx, sandboxContainer(name))
+		switch {
+		case err == nil:
+			err = problem.New("name_taken", problem.Conflict, "sandbox %q exists already", name).WithHint("terok sandbox rm %s", name)
+		case errors.Is(err, podman.ErrAbsent):
+			// Removed with podman, or by --rm: live verdicts of the old one are not the new one's.
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
 			release()
-			if err != nil {
-				return nil, none, nil, err
-			}
-			return nil, none, nil, problem.New("name_taken", problem.Conflict, "sandbox %q exists already", name).WithHint("terok sandbox rm %s", name)
+			return nil, none, nil, err
 		}
 	}
 	spec := launch.Spec{Key: name, Name: sandboxContainer(name), Dir: dir, Image: o.Image, Argv: o.Command, TTY: o.TTY,
@@ -202,8 +207,15 @@ func (a *App) SandboxList(ctx context.Context) ([]Sandbox, error) {
 		return nil, err
 	}
 	out := []Sandbox{}
+	ours, err := filepath.EvalSymlinks(a.Roots.SandboxesDir()) // as the label has it
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range found {
-		if !strings.HasPrefix(c.Labels[sandbox.LabelDir], a.Roots.SandboxesDir()+"/") {
+		if filepath.Dir(c.Labels[sandbox.LabelDir]) != ours {
 			continue // another tree's
 		}
 		s := Sandbox{Name: c.Labels[sandbox.LabelName], Container: c.ID, Image: c.ImageID, State: c.State,

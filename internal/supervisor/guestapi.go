@@ -108,7 +108,7 @@ func (g *guestAPI) markReady(w http.ResponseWriter, r *http.Request) {
 	ok := g.ready
 	g.mu.Unlock()
 	if first {
-		e := audit.Event{Ev: "start", Actor: "auto"}
+		e := audit.Event{Ev: "note", Actor: "auto", Reason: "the guest is ready: the command runs"}
 		if ok {
 			_ = g.say(opGuest)
 		} else {

@@ -26,8 +26,7 @@ import (
 type rules struct {
 	dir     string
 	now     func() time.Time
-	recheck func()       // judges live connections again
-	moved   func(string) // told of every change, for the ledger
+	recheck func() // judges live connections again
 
 	current atomic.Pointer[policy.Policy]
 
@@ -52,7 +51,7 @@ type desired struct {
 // newRules reads the state on disk. What cannot be read means quarantine and is reported by
 // status, never an empty policy.
 func newRules(dir string, tampered bool) *rules {
-	r := &rules{dir: dir, now: time.Now, recheck: func() {}, moved: func(string) {}, tampered: tampered}
+	r := &rules{dir: dir, now: time.Now, recheck: func() {}, tampered: tampered}
 	r.hosts, _ = hostAddrs()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -290,3 +290,16 @@ func pss(t *testing.T, r *rig.Rig, pid int) int {
 	t.Fatalf("no PSS of %d: %s%s", pid, o.Stdout, o.Stderr)
 	return 0
 }
+
+// A new sandbox inherits nothing of an old one of the same name, also when podman removed that.
+func TestNameIsUsedAgainWithoutItsVerdicts(t *testing.T) {
+	name := r.Sandbox(t)
+	r.OK(t, "shield", "allow", name, "a.test:443")
+	if o := r.Podman(t, "rm", "-f", "-t", "0", r.Container(name)); o.Code != 0 {
+		t.Fatal(o.Stderr)
+	}
+	r.OK(t, "sandbox", "run", "-d", "--name", name, rig.Base, "--", "sleep", "600")
+	if rules := r.OK(t, "shield", "status", name, "--rules"); strings.Contains(rules, "a.test") {
+		t.Errorf("the new sandbox has\n%s", rules)
+	}
+}
