@@ -25,7 +25,7 @@ type AgentInfo struct {
 // AgentInstall installs an agent's bundle at a version ("" is the pinned one, "latest" the
 // newest) and pins it in the lock file. It reports false when it was there already.
 func (a *App) AgentInstall(ctx context.Context, name, version string, o ImageOptions) (image.Bundle, bool, error) {
-	b, err := a.builder(ctx, o)
+	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return image.Bundle{}, false, err
 	}

@@ -31,7 +31,8 @@ func (a *App) Podman(ctx context.Context) (*podman.Runner, podman.Capabilities, 
 	return r, caps, err
 }
 
-func (a *App) builder(ctx context.Context, o ImageOptions) (*image.Builder, error) {
+// builder prepares for making images; a base that o leaves open is the configured one.
+func (a *App) builder(ctx context.Context, o *ImageOptions) (*image.Builder, error) {
 	r, _, err := a.Podman(ctx)
 	if err != nil {
 		return nil, err
@@ -40,13 +41,16 @@ func (a *App) builder(ctx context.Context, o ImageOptions) (*image.Builder, erro
 	if err != nil {
 		return nil, err
 	}
+	if o.Base == "" {
+		o.Base = global.Image.Base
+	}
 	return &image.Builder{Mirror: global.Image.Mirror, Podman: r, Roots: a.Roots, Progress: a.Progress, Environ: a.Environ, CA: o.CA, Verbose: o.Verbose}, nil
 }
 
 // ImageBootstrap makes localhost/NAME (NAME "debian:12" or "debian:13") from the distribution's
 // package mirror, without a registry and without root. One that is there is kept unless o.Force.
 func (a *App) ImageBootstrap(ctx context.Context, name, mirror, security string, o ImageOptions) (ImageRef, error) {
-	b, err := a.builder(ctx, o)
+	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return ImageRef{}, err
 	}
@@ -56,7 +60,7 @@ func (a *App) ImageBootstrap(ctx context.Context, name, mirror, security string,
 
 // ImageBuild makes the layer L0 on a base; with nothing to do it takes a fraction of a second.
 func (a *App) ImageBuild(ctx context.Context, o ImageOptions) (ImageRef, error) {
-	b, err := a.builder(ctx, o)
+	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return ImageRef{}, err
 	}
@@ -69,16 +73,17 @@ func (a *App) ImageBuild(ctx context.Context, o ImageOptions) (ImageRef, error) 
 // ImageL0 finds the layer L0 of a base without building it; a missing one is the Problem
 // "image_not_found" with the command that makes it.
 func (a *App) ImageL0(ctx context.Context, base string) (ImageRef, error) {
-	b, err := a.builder(ctx, ImageOptions{})
+	o := ImageOptions{Base: base}
+	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return ImageRef{}, err
 	}
-	return b.Find(ctx, base)
+	return b.Find(ctx, o.Base)
 }
 
 // ImageList returns the images that terok made, newest first.
 func (a *App) ImageList(ctx context.Context) ([]podman.Image, error) {
-	b, err := a.builder(ctx, ImageOptions{})
+	b, err := a.builder(ctx, &ImageOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +93,7 @@ func (a *App) ImageList(ctx context.Context) ([]podman.Image, error) {
 // ImagePrepare makes sure of everything that a task of these agents needs, at the same time where
 // that is possible: the base, then L0 beside the agents' bundles. It returns L0.
 func (a *App) ImagePrepare(ctx context.Context, o ImageOptions, agents ...string) (ImageRef, error) {
-	b, err := a.builder(ctx, o)
+	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return ImageRef{}, err
 	}

@@ -113,6 +113,18 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	return a.TaskStatus(ctx, t)
 }
 
+// KnownAgent reports whether there is such an agent; "" is the default one.
+func (a *App) KnownAgent(name string) error {
+	if name == "" {
+		return nil
+	}
+	set, err := roster.Load(a.Roots)
+	if err == nil {
+		_, err = set.Agent(name)
+	}
+	return err
+}
+
 // starting is what start needs; everything in it has been checked.
 type starting struct {
 	project  *project.Project

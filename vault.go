@@ -57,6 +57,7 @@ func (a *App) VaultInit(ctx context.Context, pass []byte) error {
 	if err := store.Init(a.Roots.VaultDir(), pass, a.Now()); err != nil {
 		return err
 	}
+	a.note("vault_init", nil)
 	return a.unlock(ctx, pass)
 }
 
@@ -92,6 +93,7 @@ func (a *App) unlock(ctx context.Context, pass []byte) error {
 	if err := c.Unlock(ctx, pass); err != nil {
 		return a.vaultProblem(err)
 	}
+	a.note("vault_unlock", nil)
 	if err := os.Remove(a.userLocked()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -119,7 +121,11 @@ func (a *App) VaultLock(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	return c.Lock(ctx)
+	if err := c.Lock(ctx); err != nil {
+		return err
+	}
+	a.note("vault_lock", nil)
+	return nil
 }
 
 // VaultStatus says how the vault is. It never unlocks and never asks.
@@ -212,7 +218,11 @@ func (a *App) AuthKey(ctx context.Context, name, scope string, key []byte) (prov
 	}
 	defer c.Close()
 	replaced, err = c.Put(ctx, scope, p.Name, keyholder.Secret{Kind: "api_key", Value: trimmed})
-	return p.Name, replaced, a.vaultProblem(err)
+	if err != nil {
+		return "", false, a.vaultProblem(err)
+	}
+	a.note("auth_stored", map[string]string{"provider": p.Name, "scope": scope})
+	return p.Name, replaced, nil
 }
 
 // AuthList describes the stored credentials.
@@ -261,6 +271,7 @@ func (a *App) AuthRemove(ctx context.Context, name, scope string) (provider stri
 		}
 		return "", a.vaultProblem(err)
 	}
+	a.note("auth_removed", map[string]string{"provider": p.Name, "scope": scope})
 	return p.Name, nil
 }
 

@@ -145,6 +145,9 @@ func newTaskRunCmd(e *env) *cobra.Command {
 // run starts a task and stays with it: the agent's terminal, or what it does and how it ended.
 func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 	ctx := cmd.Context()
+	if err := e.app.KnownAgent(req.Agent); err != nil {
+		return err
+	}
 	if !req.Headless && !detach && !e.interactive() {
 		return problem.New("no_terminal", problem.Usage, "an interactive task needs a terminal").
 			WithHint("give it a prompt (-p \"…\"), or start it detached (-d)")
