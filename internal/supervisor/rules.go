@@ -37,6 +37,7 @@ type rules struct {
 	broken   error // why the state on disk cannot be used: quarantine
 	tampered bool
 	hosts    []netip.Addr
+	blind    bool // the host's own addresses were never read: nothing can be told from the host
 	timer    *time.Timer
 }
 
@@ -52,7 +53,9 @@ type desired struct {
 // status, never an empty policy.
 func newRules(dir string, tampered bool) *rules {
 	r := &rules{dir: dir, now: time.Now, recheck: func() {}, tampered: tampered}
-	r.hosts, _ = hostAddrs()
+	var err error
+	r.hosts, err = hostAddrs()
+	r.blind = err != nil // quarantine until follow reads them
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.read()
@@ -109,7 +112,7 @@ func readPosture(path string) (desired, error) {
 // posture is what holds now. Called with the lock held.
 func (r *rules) posture() control.Posture {
 	switch {
-	case r.broken != nil || r.tampered:
+	case r.broken != nil || r.tampered || r.blind:
 		return control.Quarantine
 	case !r.desired.Until.IsZero() && !r.now().Before(r.desired.Until):
 		return control.Up // wall clock: a suspended machine must not lengthen a window
@@ -272,9 +275,9 @@ func (r *rules) follow(ctx context.Context, every time.Duration) {
 			continue // the last known stay
 		}
 		r.mu.Lock()
-		same := slices.Equal(hosts, r.hosts)
+		same := slices.Equal(hosts, r.hosts) && !r.blind
 		if !same {
-			r.hosts = hosts
+			r.hosts, r.blind = hosts, false
 			r.swap()
 		}
 		r.mu.Unlock()
