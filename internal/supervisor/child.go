@@ -18,6 +18,7 @@ const stopGrace = 50 * time.Millisecond
 type worker struct {
 	cmd    *exec.Cmd
 	link   *link
+	handed chan struct{} // closed when the handover was sent, or could not be
 	ready  chan struct{} // closed when it serves
 	gone   chan struct{} // closed when it has ended and everything it said was heard
 	served atomic.Bool
@@ -25,7 +26,7 @@ type worker struct {
 }
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
-	return &worker{cmd: cmd, link: l, ready: make(chan struct{}), gone: make(chan struct{})}
+	return &worker{cmd: cmd, link: l, handed: make(chan struct{}), ready: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // run hands over and listens until the worker ends. Everything it said before its end counts: a
@@ -37,6 +38,7 @@ func (w *worker) run(ctx context.Context, h *handover) {
 	if err := w.link.sendHandover(h); err != nil {
 		log.Printf("hand over to the worker: %v", err)
 	}
+	close(w.handed)
 	if socket := keyholderSocket(h); socket != "" {
 		go keyholder.Keep(ctx, socket, h.Path, w.attach)
 	}
@@ -87,8 +89,10 @@ func (w *worker) attach(conn *net.UnixConn) {
 	}
 }
 
+// tell says something after the handover: before it, the worker would take it for a part of that.
 func (w *worker) tell(op byte) {
 	if w.link != nil {
+		<-w.handed              // bounded by the deadline of the handover
 		_ = w.link.say(op, nil) // a worker that does not hear it is ending
 	}
 }

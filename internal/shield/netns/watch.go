@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"terok/internal/sandbox"
 )
 
 // Watch tells when links or tables of the namespace change after Setup. Reading the table back
@@ -23,6 +27,10 @@ func (s *Space) Watch() (*Watch, error) {
 		if w.tables, err = notices(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err != nil {
 			return fmt.Errorf("watch tables: %w", err)
 		}
+		if err = settled(); err != nil {
+			w.tables.Close()
+			return err
+		}
 		if w.links, err = notices(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK); err != nil {
 			w.tables.Close()
 			return fmt.Errorf("watch links: %w", err)
@@ -33,6 +41,44 @@ func (s *Space) Watch() (*Watch, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// settleTime is how long the kernel may take to call the links of the pair up. Its work queue
+// takes a moment, and up to a second more when many links change (net/core/link_watch.c).
+const settleTime = 4 * time.Second
+
+// settled waits until the kernel has said the last about what Setup did: it announces that a link
+// is operational after the call that brought it up has returned, and later than that it would
+// look like somebody else's change.
+func settled() error {
+	f, err := notices(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	if err != nil {
+		return fmt.Errorf("watch links: %w", err)
+	}
+	defer f.Close()
+	if err := f.SetReadDeadline(time.Now().Add(settleTime)); err != nil {
+		return err
+	}
+	for {
+		up := 0
+		for _, name := range []string{sandbox.Link, sandbox.PeerLink} {
+			l, err := netlink.LinkByName(name)
+			if err != nil {
+				return fmt.Errorf("find %s: %w", name, err)
+			}
+			if l.Attrs().OperState == netlink.OperUp {
+				up++
+			}
+		}
+		if up == 2 {
+			return nil
+		}
+		if _, err := f.Read(make([]byte, 64)); errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the links did not come up within %s", settleTime)
+		} else if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+	}
 }
 
 func notices(protocol, group int) (*os.File, error) {
