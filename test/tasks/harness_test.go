@@ -117,6 +117,15 @@ func (tr *tree) data() string { return filepath.Join(tr.dir, "data", "terok") }
 func (tr *tree) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
+	if tr.t.Failed() {
+		for _, pattern := range []string{"projects/*/tasks/*/logs/supervisor.log", "archive/*/*/logs/supervisor.log"} {
+			logs, _ := filepath.Glob(filepath.Join(tr.data(), pattern))
+			for _, log := range logs {
+				text, _ := os.ReadFile(log)
+				tr.t.Logf("%s:\n%s", log, tail(string(text)))
+			}
+		}
+	}
 	_ = tr.command(ctx, "", "panic", "--clear").Run()
 	projects, _ := filepath.Glob(filepath.Join(tr.dir, "config/terok/projects/*/project.yml"))
 	for _, file := range projects {
