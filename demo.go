@@ -46,13 +46,13 @@ func (a *App) Demo(ctx context.Context, o DemoOptions, w io.Writer) (err error) 
 	}
 	d.dir = dir
 	d.app = &App{
-		Roots:   state.Roots{Config: dir + "/config", Data: dir + "/data", Runtime: dir + "/run"},
+		Roots:   state.Roots{Config: dir + "/config/terok", Data: dir + "/data/terok", Runtime: dir + "/run/terok"},
 		Self:    a.Self,
 		Environ: a.Environ, Progress: a.Progress, Now: a.Now,
 	}
 	defer func() {
 		if o.Keep {
-			fmt.Fprintf(w, "\nkept: %s (its tasks are stopped; remove it when you are done)\n", dir)
+			fmt.Fprintf(w, "\nkept: %s. To look around:\n\n  export XDG_CONFIG_HOME=%[1]s/config XDG_DATA_HOME=%[1]s/data\n  terok review show @last\n  terok project delete greet --yes && rm -r %[1]s\n", dir)
 		}
 		err = errors.Join(err, d.close(context.WithoutCancel(ctx), o.Keep))
 	}()
