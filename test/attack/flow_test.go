@@ -38,7 +38,7 @@ func echo(t testing.TB, c net.Conn, text string) {
 // cutWithin wants the other end to be gone, and nothing more to come, within a second of begin.
 func cutWithin(t testing.TB, c net.Conn, begin time.Time) {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if n, err := io.Copy(io.Discard, c); n != 0 || err != nil && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("%d bytes after the cut, %v", n, err)
 	}

@@ -2,7 +2,8 @@
 //
 // guards.yml lists the guards. Each entry replaces one piece of one file (it must occur exactly
 // once) by another, builds with `go test -overlay`, so that the tree itself is never touched, and
-// runs the named tests as the calling user, those of ./test/… by scripts/rootless. A guard whose
+// runs the named tests as the calling user, those of ./test/… by scripts/rootless, those of
+// ./test/attack by scripts/world. A guard whose
 // removal no test notices is an error, and so is an entry that no longer fits the source, or a
 // mutant that does not compile.
 //
@@ -117,7 +118,10 @@ func kill(g guard) error {
 		return fmt.Errorf("the mutant does not compile: %s", last(out))
 	}
 	test := []string{"go", "test", "-count=1", "-timeout=5m", "-run", g.Test, g.Package}
-	if strings.HasPrefix(g.Package, "./test/") { // end to end: needs podman, which root does not run
+	switch {
+	case g.Package == "./test/attack": // in the world, which only root can make
+		test = append([]string{"scripts/world", "run", "--"}, test...)
+	case strings.HasPrefix(g.Package, "./test/"): // end to end: needs podman, which root does not run
 		test = append([]string{"scripts/rootless", "run", "--"}, test...)
 	}
 	out, err := run(env, test[0], test[1:]...)
