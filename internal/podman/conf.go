@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/BurntSushi/toml"
+	"github.com/pelletier/go-toml/v2"
 
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -111,7 +111,6 @@ func (r *Runner) containersConf(hooksDir string) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("# Written by terok from the user's own podman configuration; do not edit, it is remade.\n")
 	enc := toml.NewEncoder(&b)
-	enc.Indent = ""
 	if err := enc.Encode(map[string]any{"containers": containersTable, "engine": engine, "network": network}); err != nil {
 		return nil, fmt.Errorf("make containers.conf: %w", err)
 	}
@@ -124,7 +123,7 @@ func mergeConf(data []byte, engine, network map[string]any) error {
 		Engine  map[string]any `toml:"engine"`
 		Network map[string]any `toml:"network"`
 	}
-	if _, err := toml.Decode(string(data), &file); err != nil {
+	if err := toml.Unmarshal(data, &file); err != nil {
 		return err
 	}
 	for _, k := range engineKeys {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/BurntSushi/toml"
+	"github.com/pelletier/go-toml/v2"
 
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -169,7 +169,11 @@ func TestContainersConf(t *testing.T) {
 		Engine     map[string]any
 		Network    map[string]any
 	}
-	if _, err := toml.DecodeFile(r.Conf, &got); err != nil {
+	data, err := os.ReadFile(r.Conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := toml.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
 	if got.Engine["cgroup_manager"] != "cgroupfs" || got.Engine["num_locks"] != int64(4096) || got.Engine["runtime"] != "crun" ||
