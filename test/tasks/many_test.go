@@ -58,7 +58,7 @@ func TestTwentyTasksInParallel(t *testing.T) {
 			t.Errorf("no push of %s arrived: it is %s\n%s", task.ID, task.Status, log)
 		}
 	}
-	if len(tasks) != n {
+	if tasks = tr.tasks(); len(tasks) != n { // again: now they are ready
 		t.Fatalf("%d tasks are listed", len(tasks))
 	}
 	for _, task := range tasks {
