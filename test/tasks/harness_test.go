@@ -38,22 +38,22 @@ func TestMain(m *testing.M) {
 		os.Exit(sweeper())
 	}
 	os.Exit(func() int {
-		if err := setUp(); err != nil {
+		dir, err := os.MkdirTemp("", "tasks-")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			err = setUp(dir)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(filepath.Dir(terok))
 		return m.Run()
 	}())
 }
 
 // setUp builds the program and makes what all tests share: the layer L0 and Claude Code. Nothing
 // of it may be missing: a machine without them fails.
-func setUp() error {
-	dir, err := os.MkdirTemp("", "tasks-")
-	if err != nil {
-		return err
-	}
+func setUp(dir string) error {
 	terok = filepath.Join(dir, "terok")
 	build := exec.Command("go", "build", "-o", terok, "terok/cmd/terok")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // with cgo the supervisor cannot drop its capabilities
