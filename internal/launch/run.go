@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -205,8 +206,10 @@ func (l *Launcher) write(p *plan) error {
 		return err
 	}
 	p.resolv = filepath.Join(dir, "resolv.conf")
-	if err := writeIfDifferent(p.resolv, resolver()); err != nil {
-		return err
+	if old, err := os.ReadFile(p.resolv); err != nil || !bytes.Equal(old, resolver()) {
+		if err := os.WriteFile(p.resolv, resolver(), 0o600); err != nil { // one constant: need not be synced
+			return err
+		}
 	}
 	if err := os.Chmod(p.resolv, 0o644); err != nil {
 		return err

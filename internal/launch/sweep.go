@@ -2,10 +2,12 @@ package launch
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"terok/internal/peer"
 	"terok/internal/state"
@@ -30,7 +32,15 @@ func (l *Launcher) begin(p *plan) (done func(), err error) {
 		return nil, err
 	}
 	path := filepath.Join(l.intents(), p.file.Launch+".json")
-	err = state.WriteJSON(path, intent{Launch: p.file.Launch, Name: p.file.Name, Dir: p.file.Dir, PID: os.Getpid(), Start: start})
+	data, err := json.Marshal(intent{Launch: p.file.Launch, Name: p.file.Name, Dir: p.file.Dir, PID: os.Getpid(), Start: start})
+	if err != nil {
+		return nil, err
+	}
+	// Not synced: after a crash of the machine no container of the launch runs, and the file's
+	// name says which launch a torn record was about.
+	if err = state.MkdirAll(l.intents()); err == nil {
+		err = os.WriteFile(path, data, 0o600)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("record the launch: %w", err)
 	}
@@ -54,9 +64,11 @@ func (l *Launcher) sweep(ctx context.Context) error {
 			if start, err := peer.StartTime(in.PID); err == nil && start == in.Start {
 				continue // under way
 			}
-			if err := l.removeLaunch(ctx, in.Launch); err != nil {
-				return err
-			}
+		} else if fi, err := e.Info(); err != nil || l.Now().Sub(fi.ModTime()) < time.Minute {
+			continue // being written this moment, or gone
+		}
+		if err := l.removeLaunch(ctx, strings.TrimSuffix(e.Name(), ".json")); err != nil {
+			return err
 		}
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			return err

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -147,7 +148,7 @@ func start(file *sandbox.File, path string, st *ociState) error {
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{say, init, ns} // descriptors 3, 4, 5 of the parent
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = withClearMask(cmd.Start)
+	err = asParent(cmd.Start)
 	say.Close()
 	if err != nil {
 		return fmt.Errorf("start the supervisor: %w", err)
@@ -179,20 +180,29 @@ func waitReady(pipe *os.File, timeout time.Duration) error {
 	return errors.New("the supervisor ended before it was ready")
 }
 
-// withClearMask starts a child with no signal blocked: the runtime starts hooks with nearly all
-// of them blocked, and children inherit the mask of the thread that starts them.
-func withClearMask(start func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var none, old unix.Sigset_t
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, &old); err != nil {
+// parentCapabilities are what the parent needs until it has made the inside of the network
+// namespace: to enter it, to change it, and to drop the last capabilities.
+var parentCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}
+
+// asParent runs start on a thread of which the parent inherits the right things. No signal is
+// blocked: the runtime starts hooks with nearly all of them blocked. The bounding set is
+// parentCapabilities: the parent never has the others, and need not drop them, which is slow in a
+// process with several threads. The thread is not used for anything else afterwards.
+func asParent(start func() error) error {
+	runtime.LockOSThread() // for good: its bounding set is not the process's any more
+	var none unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
 		return fmt.Errorf("clear the signal mask: %w", err)
 	}
-	err := start()
-	if e := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err == nil && e != nil {
-		err = fmt.Errorf("restore the signal mask: %w", e)
+	for c := uintptr(0); c <= lastCapability; c++ {
+		if slices.Contains(parentCapabilities, c) {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
 	}
-	return err
+	return start()
 }
 
 // maxLog is when the supervisor's log starts again, in bytes.

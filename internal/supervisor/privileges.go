@@ -16,10 +16,17 @@ import (
 	"terok/internal/control"
 )
 
+// lastCapability bounds the loop over capabilities: more than any kernel has.
+const lastCapability = 63
+
 // dropPrivileges takes every capability from every thread of this process, also from the bounding
 // set, so that no program it starts gets one, and forbids new ones. It cannot be undone.
 func dropPrivileges() error {
-	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+	for c := uintptr(0); c <= lastCapability; c++ {
+		// Reading is cheap and concerns this thread, which started with what all others have.
+		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || has == 0 {
+			continue // unknown to this kernel, or not there
+		}
 		if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0, 0); e != 0 && e != unix.EINVAL {
 			return fmt.Errorf("drop capability %d from the bounding set: %w", c, e)
 		}

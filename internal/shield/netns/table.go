@@ -74,13 +74,20 @@ func table(p Ports) []chain {
 
 // loadTable replaces the table in one transaction. Runs on the thread inside.
 func loadTable(p Ports) error {
-	c, err := nftables.New()
+	c, err := nftables.New(nftables.AsLasting()) // one socket for all questions
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
+	defer c.CloseLasting()
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	c.AddTable(t) // so that the deletion finds one
-	c.DelTable(t)
+	old, err := c.ListTables()
+	if err != nil {
+		return fmt.Errorf("list nftables tables: %w", err)
+	}
+	if len(old) > 0 {
+		c.AddTable(t) // so that the deletion finds one
+		c.DelTable(t) // of an earlier supervisor
+	}
 	c.AddTable(t)
 	for _, ch := range table(p) {
 		policy := ch.policy
@@ -98,10 +105,11 @@ func loadTable(p Ports) error {
 // verifyTable reads every table back and compares it with what loadTable writes. Counters may
 // have counted. Runs on the thread inside.
 func verifyTable(p Ports) error {
-	c, err := nftables.New()
+	c, err := nftables.New(nftables.AsLasting()) // one socket for all questions
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
+	defer c.CloseLasting()
 	tables, err := c.ListTables()
 	if err != nil {
 		return fmt.Errorf("read the tables back: %w", err)
