@@ -18,7 +18,7 @@ PKG      ?= ./...
 BENCH    ?= .
 TESTARGS ?=
 # Packages that run in the world only; outside of it they fail.
-world     := terok/test/world/inside terok/test/attack
+world     := terok/test/world/inside terok/test/attack terok/test/e2e/egress
 elsewhere  = $(filter-out $(world),$(shell go list ./test/...))
 export CGO_ENABLED = 0
 

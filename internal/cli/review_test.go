@@ -98,5 +98,9 @@ func TestReviewAndPromote(t *testing.T) {
 		t.Error("undo left the branch")
 	}
 	run(problem.NotFound, "promote", "--undo", tk.ID)
-	run(problem.NotFound, "review", "show", "zzzzz"[:1])
+	absent := "z9zzz"
+	if strings.HasPrefix(tk.ID, absent[:2]) {
+		absent = "y9zzz"
+	}
+	run(problem.NotFound, "review", "show", absent)
 }
