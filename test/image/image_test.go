@@ -162,7 +162,7 @@ func TestBadInput(t *testing.T) {
 		{2, []string{"image", "bootstrap", "debian:12", "--force", "--mirror", "nonsense"}, "mirror"},
 		{2, []string{"image", "build", "--base", "--evil x"}, "reference"},
 		{6, []string{"image", "build", "--base", "localhost/no-such-image:1"}, "store"},
-		{2, []string{"image", "build", "--bas", "x"}, "--help"},
+		{2, []string{"image", "build", "--bas", "x"}, "did you mean"},
 		{2, []string{"image", "buidl"}, "build"},
 		{2, []string{"agents", "install", "claude", "--version", "^2"}, "exact version"},
 		{2, []string{"agents", "install", "claude", "--ca", "/etc/passwd", "--base", base, "--force"}, "certificate"},
