@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -103,7 +104,11 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 		// What was made for a task that never ran goes again; the reason is the error.
 		clean := context.WithoutCancel(ctx)
 		if derr := a.DeleteTask(clean, t); derr != nil {
-			err = fmt.Errorf("%w (and what was made could not be removed: %v)", err, derr)
+			return nil, fmt.Errorf("%w (and what was made could not be removed: %v)", err, derr)
+		}
+		// A hint that names a log of the task must name where the log is now.
+		if p, ok := errors.AsType[*problem.Problem](err); ok {
+			p.Hint = strings.ReplaceAll(p.Hint, t.Dir(a.Roots), a.archivePlace(t))
 		}
 		return nil, err
 	}

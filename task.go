@@ -405,10 +405,15 @@ func (a *App) captureLog(ctx context.Context, id, dir string) error {
 	return a.pod().Logs(ctx, id, false, f)
 }
 
+// archivePlace is where a task's record and logs go when it is deleted.
+func (a *App) archivePlace(t *task.Task) string {
+	return filepath.Join(a.Roots.ArchiveDir(), t.Project, t.CreatedAt.UTC().Format("20060102T150405.000000Z")+"_"+t.ID+"_"+t.Name)
+}
+
 // archiveTask keeps the record, the logs and the ledger; not the workspace.
 func (a *App) archiveTask(t *task.Task) error {
 	src := t.Dir(a.Roots)
-	dst := filepath.Join(a.Roots.ArchiveDir(), t.Project, t.CreatedAt.UTC().Format("20060102T150405.000000Z")+"_"+t.ID+"_"+t.Name)
+	dst := a.archivePlace(t)
 	names := []string{"task.json", "logs/container.log", "logs/supervisor.log"}
 	ledgers, err := filepath.Glob(sandbox.LedgerPath(src) + "*") // with the rotated ones
 	if err != nil {

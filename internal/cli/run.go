@@ -180,11 +180,7 @@ func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 			return err
 		})
 	case !req.Headless:
-		if err := e.app.AttachTask(ctx, t, e.in.(*os.File), e.out.(*os.File)); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.err, "%s goes on; back to it: terok login %s · its work: terok review %s · stop: terok task stop %s\n", v.Ref(), v.ID, v.ID, v.ID)
-		return nil
+		return e.attach(ctx, t)
 	}
 	progress := e.out
 	if e.json {

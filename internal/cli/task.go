@@ -294,13 +294,9 @@ and every commit that was not promoted go.`,
 		Args:              atLeast(1, "a task"),
 		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var tasks []*terok.Task
-			for _, a := range args {
-				t, err := e.pickForDelete(a)
-				if err != nil {
-					return err
-				}
-				tasks = append(tasks, t)
+			tasks, err := e.pickSeveral(args)
+			if err != nil {
+				return err
 			}
 			var refs []string
 			for _, t := range tasks {
@@ -328,6 +324,24 @@ and every commit that was not promoted go.`,
 			})
 		},
 	}
+}
+
+// pickSeveral finds the tasks of "T…", each also "P/T", or of "P T".
+func (e *env) pickSeveral(args []string) ([]*terok.Task, error) {
+	if len(args) == 2 && !strings.Contains(args[0], "/") {
+		if _, err := e.app.ShowProject(args[0]); err == nil {
+			args = []string{args[0] + "/" + args[1]}
+		}
+	}
+	var tasks []*terok.Task
+	for _, a := range args {
+		t, err := e.pickForDelete(a)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, t)
+	}
+	return tasks, nil
 }
 
 // pickForDelete accepts a broken task by its full name as well.
@@ -358,7 +372,16 @@ container; detach there, or with tmux's prefix Ctrl-a and d. The agent goes on.`
 			if err != nil {
 				return err
 			}
-			return e.app.AttachTask(cmd.Context(), t, e.in.(*os.File), e.out.(*os.File))
+			return e.attach(cmd.Context(), t)
 		},
 	}
+}
+
+// attach opens the task's terminal and says at the end how to come back.
+func (e *env) attach(ctx context.Context, t *terok.Task) error {
+	if err := e.app.AttachTask(ctx, t, e.in.(*os.File), e.out.(*os.File)); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.err, "%s goes on; back to it: terok login %s · its work: terok review show %s · stop: terok task stop %s\n", t.Ref(), t.ID, t.ID, t.ID)
+	return nil
 }
