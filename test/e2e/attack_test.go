@@ -513,3 +513,55 @@ func TestListenersTakeNoDirectConnection(t *testing.T) {
 }
 
 func mkfifo(path string) error { return syscall.Mkfifo(path, 0o600) }
+
+// A workload that takes the listeners' ports after the supervisor's death gets its own
+// connections back and nothing else; a restart brings the real supervisor.
+func TestPortsTakenAfterTheSupervisorsDeath(t *testing.T) {
+	name := r.Sandbox(t, "--allow", "a.test")
+	var ports []string
+	for line := range strings.Lines(r.Podman(t, "exec", r.Container(name), "cat", "/proc/net/tcp").Stdout) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[3] != "0A" {
+			continue
+		}
+		_, hexPort, _ := strings.Cut(f[1], ":")
+		port, err := strconv.ParseUint(hexPort, 16, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports = append(ports, strconv.FormatUint(port, 10))
+	}
+	if len(ports) == 0 {
+		t.Fatal("no listener of the supervisor found")
+	}
+	st := r.Status(t, name)
+	rig.Kill(t, st.Parent.PID)
+	rig.Eventually(t, 2*time.Second, "both are gone", func() bool { return rig.Gone(st.Parent.PID) && rig.Gone(st.Worker.PID) })
+	for _, p := range ports {
+		if o := r.Podman(t, "exec", "-d", r.Container(name), rig.ProbePath, "serve", p); o.Code != 0 {
+			t.Fatalf("serve %s: %s", p, o.Stderr)
+		}
+	}
+	// While connections of the listener are in TIME_WAIT the kernel does not even give the port away.
+	for range 5 {
+		if res := r.Run(t, name, "tcp", "203.0.113.10:443"); res.Error() == "" && !strings.HasPrefix(fmt.Sprint(res["read"]), "workload") {
+			t.Errorf("somebody answers who is not the workload: %v", res)
+		}
+	}
+	for _, args := range [][]string{{"udp", "203.0.113.10:443"}, {"dns", "a.test", "A"}} {
+		if res := r.Run(t, name, args...); res.Error() == "" {
+			t.Errorf("%v: %v", args, res)
+		}
+	}
+	if got := r.Status(t, name); got.Posture != "error" {
+		t.Errorf("posture %s", got.Posture)
+	}
+	r.OK(t, "sandbox", "restart", name)
+	rig.Eventually(t, 5*time.Second, "restart cures", func() bool {
+		got := r.Status(t, name)
+		return got.Posture == "up" && got.Ready
+	})
+	if res := r.Run(t, name, "tcp", "203.0.113.10:443"); strings.Contains(fmt.Sprint(res["read"]), "workload") {
+		t.Errorf("the workload still answers: %v", res)
+	}
+}
