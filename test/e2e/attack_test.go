@@ -407,6 +407,17 @@ func keyOf(t *testing.T, name string) string {
 	return strings.TrimPrefix(strings.TrimSpace(o.Stdout), "--key=")
 }
 
+// whenReady waits for the guest's report: one whose supervisor dies before that ends by itself (78).
+func whenReady(t *testing.T, name string) rig.Status {
+	t.Helper()
+	var st rig.Status
+	rig.Eventually(t, 10*time.Second, "the guest is ready", func() bool {
+		st = r.Status(t, name)
+		return st.Ready
+	})
+	return st
+}
+
 // Without parent and worker there is no network at all, also for a workload that takes the ports.
 func TestKilledSupervisorMeansNoNetwork(t *testing.T) {
 	for what, victims := range map[string]func(st rig.Status) []int{
@@ -414,7 +425,7 @@ func TestKilledSupervisorMeansNoNetwork(t *testing.T) {
 		"parent":            func(st rig.Status) []int { return []int{st.Parent.PID} },
 	} {
 		name := r.Sandbox(t, "--allow", "a.test")
-		st := r.Status(t, name)
+		st := whenReady(t, name)
 		for _, pid := range victims(st) {
 			rig.Kill(t, pid)
 		}
@@ -534,7 +545,7 @@ func TestPortsTakenAfterTheSupervisorsDeath(t *testing.T) {
 	if len(ports) == 0 {
 		t.Fatal("no listener of the supervisor found")
 	}
-	st := r.Status(t, name)
+	st := whenReady(t, name)
 	rig.Kill(t, st.Parent.PID)
 	rig.Eventually(t, 2*time.Second, "both are gone", func() bool { return rig.Gone(st.Parent.PID) && rig.Gone(st.Worker.PID) })
 	for _, p := range ports {
