@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok/internal/state"
 )
 
@@ -75,12 +77,33 @@ func TestPullKillsWorkers(t *testing.T) {
 func TestReusedPIDIsNotHit(t *testing.T) {
 	c, done := play(t, "supervise", "/elsewhere/sandbox.json", "id", "1")
 	p := process{pid: c.Process.Pid, role: "supervise", args: []byte("terok\x00supervise\x00/ours/sandbox.json\x00")}
-	if killed, err := p.kill(); killed || err != nil {
-		t.Errorf("killed %v, %v", killed, err)
+	if fd, err := p.kill(); fd >= 0 || err != nil {
+		t.Errorf("killed: pidfd %d, %v", fd, err)
 	}
 	select {
 	case err := <-done:
 		t.Errorf("another process was killed: %v", err)
 	default:
+	}
+}
+
+// TestKilledIsNotYetEnded: the cut stands when the sockets are closed, not when a signal was sent;
+// a second scan would also find, and count, what is still ending.
+func TestKilledIsNotYetEnded(t *testing.T) {
+	c, _ := play(t, "supervise", "/elsewhere/sandbox.json", "id", "1")
+	fd, err := unix.PidfdOpen(c.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	p := process{pid: c.Process.Pid, role: "supervise"}
+	if err := awaitEnd(map[int]process{fd: p}, 0); err == nil {
+		t.Error("a living process passed for an ended one")
+	}
+	if err := c.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitEnd(map[int]process{fd: p}, time.Minute); err != nil {
+		t.Error(err)
 	}
 }

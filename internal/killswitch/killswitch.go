@@ -46,12 +46,17 @@ func Pull(roots state.Roots, now time.Time) Report {
 	for range 2 {
 		procs, err := scan(roots)
 		fail(err)
+		killed := map[int]process{} // by pidfd
 		for _, p := range procs {
-			killed, err := p.kill()
+			fd, err := p.kill()
 			fail(err)
-			if !killed {
-				continue
+			if fd >= 0 {
+				killed[fd] = p
 			}
+		}
+		fail(awaitEnd(killed, endWithin))
+		for fd, p := range killed {
+			unix.Close(fd)
 			switch p.role {
 			case "supervise":
 				r.Supervisors++
@@ -149,26 +154,60 @@ func parentOf(pid int) int {
 	return n
 }
 
-// kill kills the process if it still is the one that was found.
-func (p process) kill() (bool, error) {
+// kill kills the process if it still is the one that was found, and returns its pidfd, which the
+// caller closes; -1 when there was nothing to kill.
+func (p process) kill() (int, error) {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return false, nil
+		return -1, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%s %d: %w", p.role, p.pid, err)
+		return -1, fmt.Errorf("%s %d: %w", p.role, p.pid, err)
 	}
-	defer unix.Close(fd)
 	again, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
 	if err != nil || !bytes.Equal(again, p.args) {
-		return false, nil // another process by now
+		unix.Close(fd)
+		return -1, nil // another process by now
 	}
-	switch err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, unix.ESRCH):
-		return false, nil
-	default:
-		return false, fmt.Errorf("kill %s %d: %w", p.role, p.pid, err)
+	err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	if err == nil {
+		return fd, nil
+	}
+	unix.Close(fd)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, nil
+	}
+	return -1, fmt.Errorf("kill %s %d: %w", p.role, p.pid, err)
+}
+
+// endWithin bounds how long a killed process may take to be gone; one that waits in the kernel for
+// a disk can take longer and is reported.
+const endWithin = 2 * time.Second
+
+// awaitEnd waits until all the killed processes have ended: only then are their sockets closed,
+// and only then does another scan not find them again.
+func awaitEnd(killed map[int]process, within time.Duration) error {
+	deadline := time.Now().Add(within)
+	var errs []error
+	for fd, p := range killed {
+		errs = append(errs, p.awaitEnd(fd, deadline))
+	}
+	return errors.Join(errs...)
+}
+
+func (p process) awaitEnd(pidfd int, deadline time.Time) error {
+	for {
+		left := max(time.Until(deadline), 0)
+		// A pidfd is readable once its process has ended (pidfd_open(2)).
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for %s %d: %w", p.role, p.pid, err)
+		case n == 0:
+			return fmt.Errorf("%s %d was killed and has not ended", p.role, p.pid)
+		default:
+			return nil
+		}
 	}
 }
