@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok/internal/problem"
 	"terok/internal/state"
 )
@@ -94,12 +96,16 @@ type Store struct {
 	Now   func() time.Time
 }
 
+const recordFile = "task.json"
+
 func (s Store) file(project, id string) string {
-	return filepath.Join(s.Roots.TaskDir(project, id), "task.json")
+	return filepath.Join(s.Roots.TaskDir(project, id), recordFile)
 }
 
-// Create makes a record with a new id. The directory's exclusive creation makes the id unique,
-// also among parallel creators and archived tasks. Name "" draws one.
+// Create makes a record with a new id. Name "" draws one. The record is written in a directory of
+// another name, which then gets the id as its name in one step that fails when the name is taken:
+// the id is unique, also among parallel creators and archived tasks, and nobody ever sees a task
+// without its record, not even after kill -9 or on a full disk.
 func (s Store) Create(project, name string, fill func(*Task)) (*Task, error) {
 	slug := randomSlug()
 	if name != "" {
@@ -108,31 +114,70 @@ func (s Store) Create(project, name string, fill func(*Task)) (*Task, error) {
 			return nil, err
 		}
 	}
-	if err := state.MkdirAll(s.Roots.TasksDir(project)); err != nil {
+	dir := s.Roots.TasksDir(project)
+	if err := state.MkdirAll(dir); err != nil {
 		return nil, err
 	}
+	if err := sweepDrafts(dir); err != nil {
+		return nil, fmt.Errorf("create task: %w", err)
+	}
+	pid := os.Getpid()
+	draft, err := os.MkdirTemp(dir, fmt.Sprintf("%s%d-%d-*", draftPrefix, pid, ProcessStart(pid)))
+	if err != nil {
+		return nil, fmt.Errorf("create task: %w", err)
+	}
+	t, err := s.create(project, slug, draft, fill)
+	if err != nil {
+		os.RemoveAll(draft)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s Store) create(project, slug, draft string, fill func(*Task)) (*Task, error) {
 	for range 100 {
 		id := newID()
 		if s.archived(project, id) {
 			continue
 		}
-		err := os.Mkdir(s.Roots.TaskDir(project, id), 0o700)
-		if errors.Is(err, fs.ErrExist) {
+		t := &Task{Schema: Schema, Rev: 1, Project: project, ID: id, Name: slug,
+			Branch: "terok/" + id + "-" + slug, CreatedAt: s.Now().UTC().Truncate(time.Microsecond)}
+		fill(t)
+		if err := state.WriteJSON(filepath.Join(draft, recordFile), t); err != nil {
+			return nil, err
+		}
+		err := unix.Renameat2(unix.AT_FDCWD, draft, unix.AT_FDCWD, s.Roots.TaskDir(project, id), unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EEXIST) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("create task: %w", err)
 		}
-		t := &Task{Schema: Schema, Rev: 1, Project: project, ID: id, Name: slug,
-			Branch: "terok/" + id + "-" + slug, CreatedAt: s.Now().UTC().Truncate(time.Microsecond)}
-		fill(t)
-		if err := state.WriteJSON(s.file(project, id), t); err != nil {
-			os.RemoveAll(s.Roots.TaskDir(project, id))
-			return nil, err
-		}
 		return t, nil
 	}
 	return nil, problem.New("no_free_id", problem.Failed, "no free task id found in 100 tries in project %s", project)
+}
+
+// draftPrefix begins the name of a directory that is no task yet; its maker's pid and start time
+// follow.
+const draftPrefix = ".new-"
+
+// sweepDrafts removes what creators that were killed have left.
+func sweepDrafts(dir string) error {
+	drafts, err := filepath.Glob(filepath.Join(dir, draftPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range drafts {
+		var maker Launch
+		if n, err := fmt.Sscanf(filepath.Base(d), draftPrefix+"%d-%d-", &maker.PID, &maker.PIDStart); n != 2 || err != nil || maker.Alive() {
+			continue
+		}
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s Store) archived(project, id string) bool {
@@ -146,8 +191,7 @@ func (s Store) Get(project, id string) (*Task, error) {
 	err := state.ReadJSON(s.file(project, id), &t)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && isDir(s.Roots.TaskDir(project, id)):
-		// Create makes the directory first; a command that was killed then leaves it so.
-		return nil, problem.New("task_broken", problem.Failed, "task %s/%s has no record: it was being made, or that was interrupted", project, id).
+		return nil, problem.New("task_broken", problem.Failed, "task %s/%s has no record", project, id).
 			WithHint("terok task delete %s/%s", project, id)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, problem.New("task_not_found", problem.NotFound, "project %s has no task %s", project, id).
@@ -219,6 +263,9 @@ func (s Store) List(projects ...string) ([]Entry, error) {
 				continue
 			}
 			t, err := s.Get(p, d.Name())
+			if problem.Is(err, "task_not_found") {
+				continue // deleted since the directory was read
+			}
 			if err != nil {
 				out = append(out, Entry{Task{Project: p, ID: d.Name()}, err})
 				continue

@@ -2,6 +2,7 @@ package task
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,5 +228,76 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	_, err := s.Get("p", x.ID)
 	if p, ok := errors.AsType[*problem.Problem](err); !ok || p.Exit != problem.Newer {
 		t.Errorf("Get = %v, want exit 4", err)
+	}
+}
+
+// TestListNeverSeesHalfATask lists while tasks come and go: each is there with its record, or not
+// at all.
+func TestListNeverSeesHalfATask(t *testing.T) {
+	s := newStore(t)
+	done := make(chan struct{})
+	var makers sync.WaitGroup
+	for range 4 {
+		makers.Go(func() {
+			for range 100 {
+				x, err := s.Create("p", "", func(*Task) {})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// As DeleteTask goes: renamed away in one step, then taken apart.
+				trash := filepath.Join(s.Roots.TasksDir("p"), ".trash-"+x.ID)
+				if err := errors.Join(os.Rename(x.Dir(s.Roots), trash), os.RemoveAll(trash)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	go func() { makers.Wait(); close(done) }()
+	for n := 0; ; n++ {
+		list, err := s.List("p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			if e.Err != nil {
+				t.Fatalf("after %d listings %s is broken: %v", n, e.ID, e.Err)
+			}
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
+// TestKilledCreatorsLeaveNothing: what a creator that was killed left is removed by the next one;
+// what one that lives is writing stays.
+func TestKilledCreatorsLeaveNothing(t *testing.T) {
+	s := newStore(t)
+	if _, err := s.Create("p", "", func(*Task) {}); err != nil {
+		t.Fatal(err)
+	}
+	dir := s.Roots.TasksDir("p")
+	pid := os.Getpid()
+	mine := filepath.Join(dir, fmt.Sprintf(".new-%d-%d-123", pid, ProcessStart(pid)))
+	dead := filepath.Join(dir, fmt.Sprintf(".new-%d-%d-456", pid, ProcessStart(pid)+1)) // the pid is another's now
+	for _, d := range []string{mine, dead} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Create("p", "", func(*Task) {}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Error("the draft of a living creator is gone:", err)
+	}
+	if _, err := os.Stat(dead); err == nil {
+		t.Error("the draft of a dead creator is still there")
+	}
+	if list, err := s.List("p"); err != nil || len(list) != 2 {
+		t.Errorf("%d tasks, %v", len(list), err)
 	}
 }
