@@ -8,13 +8,15 @@
 #   make lint     gofmt, go vet, staticcheck
 #   make fuzz     every fuzz target for FUZZTIME (30s) each; PKG=./internal/git for one package
 #   make bench    measurements, every sample printed; writes bench.json; BENCH=Start for one of them
-#   make mutants  each guard removed in turn: its attack test must fail
+#   make mutants  each guard removed in turn: its attack test must fail; MUTANTS="-j 4 dns proxy" for
+#                 some of them (go run ./test/mutants -h)
 SHELL      := /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DELETE_ON_ERROR:
 
 FUZZTIME ?= 30s
 PKG      ?= ./...
+MUTANTS  ?=
 BENCH    ?= .
 TESTARGS ?=
 # Packages that run in the world only; outside of it they fail.
@@ -39,7 +41,7 @@ test: unit e2e
 	else echo "ok: unit and end-to-end tests passed. NOT RUN: the attack tests need a network of their own: sudo make attack"; fi
 
 unit:
-	go test $(TESTARGS) $$(go list ./... | grep -v '^terok/test/')
+	go test $(TESTARGS) $$(go list ./... | grep -v '^terok/test/') ./test/mutants
 
 # The base image first, so that its download is no test's. Two packages at a time: they share one
 # podman store and two cores.
@@ -76,7 +78,7 @@ bench: build
 
 mutants: build
 	scripts/rootless base
-	go run ./test/mutants
+	go run ./test/mutants $(MUTANTS)
 
 # The real agents against the scripted provider; needs the npm registry.
 test-agents: build
