@@ -2,26 +2,19 @@ package launch
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"terok/internal/peer"
 	"terok/internal/state"
 )
 
-// intent is the record of a launch that is under way: written before podman runs, removed after.
-// One whose process is gone was interrupted, at whatever point, and is swept.
-type intent struct {
-	Launch string `json:"launch"`
-	Name   string `json:"name"`
-	Dir    string `json:"dir"`
-	PID    int    `json:"pid"`
-	Start  uint64 `json:"start"` // field 22 of /proc/<pid>/stat
-}
+// An intent is the record of a launch that is under way: a file whose name says it all,
+// LAUNCH.PID.START (START is field 22 of /proc/<pid>/stat), so that no kill can tear it. It is
+// made before podman runs and removed after. One whose process is gone was interrupted, at
+// whatever point, and is swept.
 
 func (l *Launcher) intents() string { return filepath.Join(l.Roots.Data, "launching") }
 
@@ -31,15 +24,10 @@ func (l *Launcher) begin(p *plan) (done func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(l.intents(), p.file.Launch+".json")
-	data, err := json.Marshal(intent{Launch: p.file.Launch, Name: p.file.Name, Dir: p.file.Dir, PID: os.Getpid(), Start: start})
-	if err != nil {
-		return nil, err
-	}
-	// Not synced: after a crash of the machine no container of the launch runs, and the file's
-	// name says which launch a torn record was about.
+	path := filepath.Join(l.intents(), fmt.Sprintf("%s.%d.%d", p.file.Launch, os.Getpid(), start))
+	// Not synced: after a crash of the machine no container of the launch runs.
 	if err = state.MkdirAll(l.intents()); err == nil {
-		err = os.WriteFile(path, data, 0o600)
+		err = os.WriteFile(path, nil, 0o600)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("record the launch: %w", err)
@@ -55,21 +43,18 @@ func (l *Launcher) sweep(ctx context.Context) error {
 		return nil // no launch yet
 	}
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
-			continue
-		}
-		path := filepath.Join(l.intents(), e.Name())
-		var in intent
-		if err := state.ReadJSON(path, &in); err == nil {
-			if start, err := peer.StartTime(in.PID); err == nil && start == in.Start {
+		var pid int
+		var start uint64
+		launch, owner, _ := strings.Cut(e.Name(), ".")
+		if n, _ := fmt.Sscanf(owner, "%d.%d", &pid, &start); n == 2 {
+			if now, err := peer.StartTime(pid); err == nil && now == start {
 				continue // under way
 			}
-		} else if fi, err := e.Info(); err != nil || l.Now().Sub(fi.ModTime()) < time.Minute {
-			continue // being written this moment, or gone
 		}
-		if err := l.removeLaunch(ctx, strings.TrimSuffix(e.Name(), ".json")); err != nil {
+		if err := l.removeLaunch(ctx, launch); err != nil {
 			return err
 		}
+		path := filepath.Join(l.intents(), e.Name())
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			return err
 		}

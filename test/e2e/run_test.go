@@ -254,7 +254,7 @@ func TestKilledLaunchIsSwept(t *testing.T) {
 				t.Errorf("killed after %s: a container in state %q is left", after, c.State)
 			}
 		}
-		if left, _ := filepath.Glob(r.Data("launching", "*.json")); len(left) > 0 {
+		if left, _ := filepath.Glob(r.Data("launching", "*")); len(left) > 0 {
 			t.Errorf("killed after %s: records left: %v", after, left)
 		}
 		r.Remove(t, name)

@@ -94,8 +94,8 @@ func TestKillNineOfTheCommand(t *testing.T) {
 		later time.Duration
 	}{
 		{"gate/greet*", 0}, {tasks, 0}, {tasks + "/task.json", 0}, {gate + ".*.tmp-*", 0}, {gate + "*.git", 0},
-		{"launching/*.json", 0}, {"launching/*.json", 30 * time.Millisecond}, {"launching/*.json", 80 * time.Millisecond},
-		{"launching/*.json", 150 * time.Millisecond}, {run + "*", 0}, {run + "control.sock", 0},
+		{"launching/*", 0}, {"launching/*", 30 * time.Millisecond}, {"launching/*", 80 * time.Millisecond},
+		{"launching/*", 150 * time.Millisecond}, {run + "*", 0}, {run + "control.sock", 0},
 	} {
 		err := tr.killAt(moment.step, moment.later, repo, "task", "run", "greet", "-d", "sleep infinity & wait")
 		after := fmt.Sprint(moment)
