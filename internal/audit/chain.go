@@ -328,12 +328,12 @@ func encode(e Event) ([]byte, error) {
 			return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 		}
 	}
-	return nil, errors.New("an event does not fit into a line") // 21 strings of 8 bytes and no detail always do
+	return nil, errors.New("an event does not fit into a line") // 22 strings of 8 bytes and no detail always do
 }
 
 // clip returns e with strings of at most n bytes; details go one after the other.
 func clip(e Event, n int) Event {
-	for _, s := range []*string{&e.Project, &e.Task, &e.Sandbox, &e.Ev, &e.Actor, &e.Name, &e.IP, &e.Proto,
+	for _, s := range []*string{&e.Project, &e.Task, &e.Sandbox, &e.Ev, &e.Actor, &e.Via, &e.Name, &e.IP, &e.Proto,
 		&e.NameSource, &e.Tier, &e.Rule, &e.Verdict, &e.Scope, &e.Expires, &e.Reason, &e.RequestID,
 		&e.Provider, &e.Method, &e.Ref, &e.Old, &e.New} {
 		*s = cut(*s, n)

@@ -25,6 +25,8 @@ type Event struct {
 	Sandbox string    `json:"sandbox,omitempty"` // sandbox key
 	Ev      string    `json:"ev"`                // e.g. "flow_allowed"
 	Actor   string    `json:"actor,omitempty"`   // workload, operator or auto
+	UID     int       `json:"uid,omitempty"`     // of the operator
+	Via     string    `json:"via,omitempty"`     // face of the operator: cli, tui, web, menu, notify
 
 	Name       string `json:"name,omitempty"`
 	IP         string `json:"ip,omitempty"`

@@ -52,6 +52,23 @@ type Status struct {
 	Rules       int       `json:"rules"`
 	Vault       string    `json:"vault"` // "none", "unlocked", "locked" or "unreachable"
 	Services    []string  `json:"services"`
+
+	Since  *time.Time `json:"posture_since"`  // nil: since the start
+	Until  *time.Time `json:"posture_until"`  // nil: until changed; the supervisor ends it by its own clock
+	Reason string     `json:"posture_reason"` // why the operator changed it, or why it is not as desired
+	Ledger string     `json:"ledger"`         // "ok", or why it cannot be written
+
+	Traffic  []NameTraffic `json:"traffic"`  // of this supervisor's life, most bytes first, at most 20
+	Warnings []string      `json:"warnings"` // what an operator should look at
+}
+
+// NameTraffic is what one name or literal address got.
+type NameTraffic struct {
+	Name      string `json:"name"`
+	Flows     uint64 `json:"flows"` // allowed connections
+	Refused   uint64 `json:"refused"`
+	BytesUp   uint64 `json:"bytes_up"` // out of the container
+	BytesDown uint64 `json:"bytes_down"`
 }
 
 // Process describes one of the supervisor's two processes.
@@ -72,6 +89,7 @@ type Counters struct {
 	BytesDown   uint64 `json:"bytes_down"`
 	DNSQueries  uint64 `json:"dns_queries"`
 	DNSRefused  uint64 `json:"dns_refused"`
+	DNSSent     uint64 `json:"dns_sent"` // queries that went to the host's resolver
 	EventsLost  uint64 `json:"events_lost"`
 	VaultCalls  uint64 `json:"vault_calls"`
 	GatePushes  uint64 `json:"gate_pushes"`
@@ -117,9 +135,10 @@ type Explanation struct {
 // PostureChange asks for another posture.
 type PostureChange struct {
 	Posture Posture `json:"posture"`
-	Seconds int     `json:"seconds,omitempty"` // 0: until changed
+	Seconds int     `json:"seconds,omitempty"` // lowered postures end by themselves; 0: until changed
 	Reason  string  `json:"reason,omitempty"`
 	Actor   string  `json:"actor,omitempty"`
+	Via     string  `json:"via,omitempty"` // face: "cli", "tui", "web", "menu"
 }
 
 // Error is the body of a refusal.
