@@ -58,6 +58,9 @@ type Shield struct {
 
 // Git is the section of authorship.
 type Git struct {
+	// RequireLandlock refuses to start containers on a kernel that cannot confine the files of
+	// the supervisor's worker.
+	RequireLandlock bool `yaml:"require_landlock"`
 	HumanName  string `yaml:"human_name"`  // "": git's own configuration on the host
 	HumanEmail string `yaml:"human_email"` // "": git's own configuration on the host
 	Authorship string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
@@ -71,7 +74,7 @@ func Defaults() Global {
 		Run: Run{PidsLimit: 4096, ShmSize: "1g",
 			ShutdownTimeout: 10 * time.Second},
 		Clearance: Clearance{Hold: 30 * time.Second},
-		Shield:    Shield{Range: netip.MustParsePrefix("198.18.0.0/15")},
+		Shield:    Shield{Range: netip.MustParsePrefix("198.18.0.0/15"), RequireLandlock: true},
 		Git:       Git{Authorship: "agent-human"},
 	}
 }

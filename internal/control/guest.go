@@ -7,6 +7,7 @@ import "terok/internal/sandbox"
 //
 //	POST /v1/hello   Hello → Welcome; Welcome.Start only for the first hello of a container start
 //	POST /v1/ready   Ready → 204; the workspace is ready, or why not
+//	POST /v1/stay    Stay → Welcome without a start, then silence until the supervisor ends
 //	GET  /v1/why?host=H&port=N → Explanation
 
 // Hello is the guest's first message.
@@ -14,10 +15,23 @@ type Hello struct {
 	Nonce []byte `json:"nonce"` // 32 random bytes
 }
 
+// Stay keeps a connection open by which the guest learns that its supervisor is gone, and gives
+// an adopting supervisor the secrets of this start back.
+type Stay struct {
+	Nonce  []byte `json:"nonce"`            // 32 random bytes
+	Sealed []byte `json:"sealed,omitempty"` // Welcome.Sealed as it was received
+}
+
+// MaxSealed bounds Welcome.Sealed, in bytes.
+const MaxSealed = 64 << 10
+
 // Welcome proves the supervisor: Signature is ed25519 over HelloContext + nonce.
 type Welcome struct {
 	Signature []byte         `json:"signature"`
 	Start     *sandbox.Start `json:"start"` // with phantoms, token and CA filled in; nil after the first hello
+	// Sealed holds the secrets of this start, encrypted with a key that never enters a container.
+	// The guest keeps it in memory for a supervisor that has to take over (Stay). Comes with Start.
+	Sealed []byte `json:"sealed,omitempty"`
 }
 
 // HelloContext is signed before the nonce, so that the key signs nothing else.

@@ -56,6 +56,16 @@ type Status struct {
 	Since  *time.Time `json:"posture_since"`  // nil: since the start
 	Until  *time.Time `json:"posture_until"`  // nil: until changed; the supervisor ends it by its own clock
 	Reason string     `json:"posture_reason"` // why the operator changed it, or why it is not as desired
+	// Adopted is true when this supervisor took over a running container whose own had died.
+	// Waiting is true until the guest has come back to it: vault and gate are closed until then.
+	Adopted bool `json:"adopted"`
+	Waiting bool `json:"waiting"`
+	// Scope is the systemd scope that holds both processes, "" for none.
+	Scope string `json:"scope"`
+	// Landlock is the ABI that confines the worker's files, 0 for none; Degraded says in words
+	// which layers of confinement this kernel lacks.
+	Landlock int      `json:"landlock"`
+	Degraded []string `json:"degraded"`
 	Ledger string     `json:"ledger"`         // "ok", or why it cannot be written
 
 	Traffic  []NameTraffic `json:"traffic"`  // of this supervisor's life, most bytes first, at most 20

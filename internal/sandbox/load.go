@@ -136,5 +136,8 @@ func (f *File) check() error {
 	if len(f.SigningKey) != 32 {
 		return errors.New("sandbox file: the signing key is missing")
 	}
+	if n := len(f.SealingKey); n != 0 && n != 32 {
+		return fmt.Errorf("sandbox file: the sealing key has %d bytes", n)
+	}
 	return nil
 }

@@ -67,6 +67,12 @@ type File struct {
 	GuestSHA256   string   `json:"guest_sha256"`   // hex digest of the guest binary mounted as pid 1
 
 	SigningKey []byte `json:"signing_key"` // ed25519 seed; proves the supervisor to the guest
+	// SealingKey encrypts what the guest keeps for a supervisor that has to take over (32 bytes).
+	// Only the supervisor's parent has it. A file without one cannot be adopted with its secrets.
+	SealingKey []byte `json:"sealing_key,omitempty"`
+
+	// WithoutLandlock lets the worker run on a kernel that cannot confine its files.
+	WithoutLandlock bool `json:"without_landlock,omitempty"`
 
 	Start Start  `json:"start"`           // what the guest is told once per start
 	Gate  *Gate  `json:"gate,omitempty"`  // nil: no git service
@@ -83,6 +89,7 @@ type Start struct {
 	Files     []StartFile       `json:"files,omitempty"`     // written before the command runs
 	Workspace string            `json:"workspace,omitempty"` // working directory, made if missing
 	Clone     *Clone            `json:"clone,omitempty"`     // nil: leave the workspace as it is
+	Trust     string            `json:"trust,omitempty"`     // PEM of further authorities that programs shall trust, image.ca_certificates
 
 	// Filled in by the supervisor at each start, never in the sandbox file.
 	CA        string `json:"ca,omitempty"`         // PEM of the certificate that signs routed hosts
