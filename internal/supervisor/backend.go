@@ -14,28 +14,20 @@ import (
 	"terok/internal/version"
 )
 
-// eventBuffer is how many events wait for a slow reader of the stream.
-const eventBuffer = 256
-
 // Status is what the supervisor says of itself; it implements control.Backend, as the following.
 func (s *service) Status(context.Context) (control.Status, error) {
 	f := &s.hand.File
-	now, want, tampered, count, broken := s.rules.state()
 	self, err := describe(os.Getpid())
 	if err != nil {
 		return control.Status{}, err
 	}
 	st := control.Status{
 		Key: f.Key, Project: f.Project, Task: f.Task, ContainerID: s.hand.ContainerID, Launch: f.Launch,
-		Posture: now, Desired: want, Verified: !tampered, Ready: s.guest.isReady(),
+		Ready:  s.guest.isReady(),
 		Parent: s.hand.Parent, Worker: self, Restarts: s.hand.Restarts, Version: version.Version,
-		StartedAt: s.hand.StartedAt, Rules: count, Vault: "none", Services: []string{"resolver", "guest"},
+		StartedAt: s.hand.StartedAt, Vault: "none", Services: []string{"resolver", "guest"},
 	}
-	if tampered {
-		st.Posture = control.Failing
-	} else if broken != nil {
-		st.Posture = control.Quarantine
-	}
+	s.rules.state().tell(&st)
 	if s.session != nil {
 		st.Vault = s.session.State()
 		st.Services = append(st.Services, "vault")
@@ -162,17 +154,6 @@ func request(t control.Target) policy.Request {
 	return r
 }
 
-// SetPosture writes and applies another posture; a higher one has cut what it refuses when this
-// returns.
-func (s *service) SetPosture(ctx context.Context, c control.PostureChange) (control.Status, error) {
-	if err := s.rules.setPosture(c); err != nil {
-		return control.Status{}, err
-	}
-	s.proxy.Recheck()
-	s.ledger.Record(audit.Event{Ev: "posture_changed", Actor: "operator", Verdict: string(c.Posture), Reason: c.Reason})
-	return s.Status(ctx)
-}
-
 // Reload reads policy, live verdicts and posture from disk again.
 func (s *service) Reload(ctx context.Context) (control.Status, error) {
 	if err := s.rules.reload(); err != nil {
@@ -181,15 +162,4 @@ func (s *service) Reload(ctx context.Context) (control.Status, error) {
 	}
 	s.ledger.Record(audit.Event{Ev: "policy_loaded", Actor: "operator"})
 	return s.Status(ctx)
-}
-
-// Events subscribes to the ledger.
-func (s *service) Events(ctx context.Context, since uint64) (control.Snapshot, <-chan audit.Event, func(), error) {
-	events, stop := s.ledger.Subscribe(eventBuffer)
-	st, err := s.Status(ctx)
-	if err != nil {
-		stop()
-		return control.Snapshot{}, nil, nil, err
-	}
-	return control.Snapshot{Status: st, Seq: s.ledger.Seq()}, events, stop, nil
 }

@@ -241,7 +241,7 @@ func TestUnreadableStateIsQuarantine(t *testing.T) {
 			}
 		}
 		r := newRules(dir, false)
-		if got, _, _, _, _ := r.state(); got != c.want || r.policy().Posture() != policy.Posture(c.want) {
+		if got := now(r); got != c.want || r.policy().Posture() != policy.Posture(c.want) {
 			t.Errorf("%s: %s, policy %s", name, got, r.policy().Posture())
 		}
 		r.tamper()

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"terok/internal/audit"
 	"terok/internal/control"
 	"terok/internal/problem"
 	"terok/internal/sandbox"
@@ -26,33 +27,29 @@ import (
 type rules struct {
 	dir     string
 	now     func() time.Time
-	recheck func() // judges live connections again
+	recheck func()            // judges live connections again
+	record  func(audit.Event) // into the ledger
+
+	attached bool // recheck and record are set: the clock may run
 
 	current atomic.Pointer[policy.Policy]
 
 	mu       sync.Mutex
 	document policy.Document
 	session  []policy.Rule
-	desired  desired
+	desired  control.Desired
 	broken   error // why the state on disk cannot be used: quarantine
 	tampered bool
 	hosts    []netip.Addr
-	blind    bool // the host's own addresses were never read: nothing can be told from the host
+	unlogged error // the ledger must be written and cannot be
+	blind    bool  // the host's own addresses were never read: nothing can be told from the host
 	timer    *time.Timer
-}
-
-// desired is the posture file.
-type desired struct {
-	Posture control.Posture `json:"posture"`
-	Until   time.Time       `json:"until,omitzero"` // zero: until changed
-	Reason  string          `json:"reason,omitempty"`
-	Actor   string          `json:"actor,omitempty"`
 }
 
 // newRules reads the state on disk. What cannot be read means quarantine and is reported by
 // status, never an empty policy.
 func newRules(dir string, tampered bool) *rules {
-	r := &rules{dir: dir, now: time.Now, recheck: func() {}, tampered: tampered}
+	r := &rules{dir: dir, now: time.Now, recheck: func() {}, record: func(audit.Event) {}, tampered: tampered}
 	var err error
 	r.hosts, err = hostAddrs()
 	r.blind = err != nil // quarantine until follow reads them
@@ -77,10 +74,7 @@ func (r *rules) read() {
 	if err != nil && r.broken == nil {
 		r.broken = err
 	}
-	r.desired = desired{Posture: control.Up}
-	if d, err := readPosture(sandbox.PosturePath(r.dir)); err == nil {
-		r.desired = d
-	} else if !errors.Is(err, fs.ErrNotExist) && r.broken == nil {
+	if r.desired, err = control.ReadDesired(sandbox.PosturePath(r.dir)); err != nil && r.broken == nil {
 		r.broken = err
 	}
 	r.document, r.session = doc, session.Rules
@@ -98,26 +92,13 @@ func readDocument(path string) (policy.Document, error) {
 	return d, nil
 }
 
-func readPosture(path string) (desired, error) {
-	var d desired
-	if err := state.ReadJSON(path, &d); err != nil {
-		return d, err
-	}
-	if !slices.Contains([]control.Posture{control.Up, control.Down, control.DownAll, control.Quarantine}, d.Posture) {
-		return d, fmt.Errorf("%s has the unknown posture %q", path, d.Posture)
-	}
-	return d, nil
-}
-
 // posture is what holds now. Called with the lock held.
 func (r *rules) posture() control.Posture {
 	switch {
-	case r.broken != nil || r.tampered || r.blind:
+	case r.broken != nil || r.tampered || r.blind || r.unlogged != nil:
 		return control.Quarantine
-	case !r.desired.Until.IsZero() && !r.now().Before(r.desired.Until):
-		return control.Up // wall clock: a suspended machine must not lengthen a window
 	}
-	return r.desired.Posture
+	return r.desired.At(r.now())
 }
 
 // swap makes the policy of this moment and a timer for the next expiry. Called with the lock held.
@@ -129,21 +110,40 @@ func (r *rules) swap() {
 		r.timer.Stop()
 		r.timer = nil
 	}
+	if !r.attached {
+		return
+	}
 	next, ok := p.NextExpiry(r.now())
-	if u := r.desired.Until; !u.IsZero() && u.After(r.now()) && (!ok || u.Before(next)) {
-		next, ok = u, true
+	// Wake at least every minute, and every second while a window is open: the timer is monotonic
+	// and stops in suspend.
+	most := time.Minute
+	if u := r.desired.Until; !u.IsZero() {
+		if most = time.Second; !ok || u.Before(next) {
+			next, ok = u, true
+		}
 	}
 	if ok {
-		// Wake at least every minute: the timer is monotonic and stops in suspend.
-		r.timer = time.AfterFunc(min(max(next.Sub(r.now()), 0)+time.Millisecond, time.Minute), r.expire)
+		r.timer = time.AfterFunc(min(max(next.Sub(r.now()), 0)+time.Millisecond, most), r.expire)
 	}
 }
 
 func (r *rules) expire() {
 	r.mu.Lock()
+	ended := r.lapse()
 	r.swap()
 	r.mu.Unlock()
 	r.recheck()
+	if ended != nil {
+		r.record(*ended)
+	}
+}
+
+// attach says who is told when time changes something, and starts the clock.
+func (r *rules) attach(recheck func(), record func(audit.Event)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recheck, r.record, r.attached = recheck, record, true
+	r.swap()
 }
 
 // policy is the policy of this moment.
@@ -157,13 +157,6 @@ func (r *rules) settings() policy.Settings {
 		return policy.DefaultSettings()
 	}
 	return r.document.Settings
-}
-
-// state tells posture, desired posture and why they differ.
-func (r *rules) state() (now, want control.Posture, tampered bool, count int, broken error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.posture(), r.desired.Posture, r.tampered, len(r.document.Rules) + len(r.session), r.broken
 }
 
 // tamper quarantines for the rest of the container's life.
@@ -224,28 +217,6 @@ func actor(name string) string {
 		return "operator"
 	}
 	return name
-}
-
-// setPosture writes the desired posture, then applies it.
-func (r *rules) setPosture(c control.PostureChange) error {
-	if !slices.Contains([]control.Posture{control.Up, control.Down, control.DownAll, control.Quarantine}, c.Posture) {
-		return problem.New("posture_invalid", problem.Usage, "posture %q is not up, down, down-all or quarantine", c.Posture)
-	}
-	d := desired{Posture: c.Posture, Reason: c.Reason, Actor: actor(c.Actor)}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.Seconds > 0 {
-		d.Until = r.now().Add(time.Duration(c.Seconds) * time.Second).UTC()
-	}
-	if err := state.WriteJSON(sandbox.PosturePath(r.dir), d); err != nil {
-		return err
-	}
-	r.desired = d
-	if _, err := readPosture(sandbox.PosturePath(r.dir)); err == nil && r.broken != nil {
-		r.read() // a torn posture file was the reason
-	}
-	r.swap()
-	return nil
 }
 
 // reload reads everything from disk again.

@@ -37,6 +37,9 @@ const hostAddrsEvery = 10 * time.Second
 // saveEvery is how often names that became allowed are written.
 const saveEvery = time.Second
 
+// feedBuffer is how many lines of the ledger may wait for the event stream.
+const feedBuffer = 1024
+
 // WorkerMain is `terok supervise-worker`; only the parent runs it, with the descriptors of the
 // wire (fdLink and following).
 func WorkerMain([]string) int {
@@ -85,6 +88,7 @@ type service struct {
 	started time.Time
 
 	ledger   *audit.Ledger
+	feed     *control.Feed
 	rules    *rules
 	table    *dns.Table
 	resolver *dns.Resolver
@@ -115,6 +119,7 @@ func newService(h *handover, l *link) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.feed = control.NewFeed(s.started)
 	s.rules = newRules(f.Dir, h.Tampered)
 	set := s.rules.settings()
 	s.table = dns.NewTable(set.Synthetic)
@@ -148,7 +153,7 @@ func newService(h *handover, l *link) (*service, error) {
 		s.resolver.Routed = func(name string) bool { return s.routed(name) }
 	}
 	s.proxy = proxy.New(cfg)
-	s.rules.recheck = s.proxy.Recheck
+	s.rules.attach(s.proxy.Recheck, s.ledger.Record)
 	return s, nil
 }
 
@@ -270,13 +275,16 @@ func (s *service) serve() error {
 	run("control", func() error { return op.Serve(s.control) })
 	go s.rules.follow(ctx, hostAddrsEvery)
 	go s.saveNames(ctx)
+	events, unsubscribe := s.ledger.Subscribe(feedBuffer)
+	defer unsubscribe()
+	go s.feedLedger(events)
 
 	event := "start"
 	if s.hand.Restarts > 0 {
 		event = "supervisor_restarted"
 	}
 	s.ledger.Record(audit.Event{Ev: event, Actor: "auto", Count: uint64(s.hand.Restarts)})
-	if _, _, _, _, broken := s.rules.state(); broken != nil {
+	if broken := s.rules.state().broken; broken != nil {
 		log.Print(broken)
 		s.ledger.Record(audit.Event{Ev: "error", Actor: "auto", Reason: "quarantine: " + broken.Error()})
 	}
@@ -347,6 +355,7 @@ func (s *service) saveNames(ctx context.Context) {
 }
 
 func (s *service) close() {
+	s.feed.Close()
 	s.proxy.Close()
 	if s.front != nil {
 		_ = s.front.Close()
