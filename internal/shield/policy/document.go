@@ -34,6 +34,9 @@ type Settings struct {
 	HoldSeconds int          `json:"hold_seconds"` // how long, 0–300
 	Verify      Verify       `json:"verify"`
 	Synthetic   netip.Prefix `json:"synthetic"` // IPv4 range of the resolver's answers
+
+	IPv6    bool     `json:"ipv6,omitempty"`    // names answer AAAA as well
+	Budgets []Budget `json:"budgets,omitempty"` // of what leaves the container
 }
 
 // DefaultSettings are those of a project that sets nothing.
@@ -177,6 +180,8 @@ func (d *Document) check() error {
 		return fmt.Errorf("%w: more than %d rules", ErrDocument, maxRules)
 	case s.Verify != VerifyEnforce && s.Verify != VerifyLog && s.Verify != VerifyOff:
 		return fmt.Errorf("%w: verify is %q, not enforce, log or off", ErrDocument, s.Verify)
+	case len(s.Budgets) > maxBudgets:
+		return fmt.Errorf("%w: more than %d budgets", ErrDocument, maxBudgets)
 	case s.HoldSeconds < 0 || s.HoldSeconds > 300:
 		return fmt.Errorf("%w: hold_seconds is not 0 to 300", ErrDocument)
 	case !s.Synthetic.IsValid() || !s.Synthetic.Addr().Is4() || s.Synthetic != s.Synthetic.Masked() ||

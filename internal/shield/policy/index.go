@@ -24,6 +24,8 @@ type index struct {
 	host    []*entry
 	depth   int      // labels of the deepest base in suffix
 	bits    [2][]int // lengths that exist in prefix, longest first: IPv4, IPv6
+
+	datagrams bool // a rule allows UDP
 }
 
 func newIndex(rules []Rule) *index {
@@ -103,6 +105,7 @@ func boolCompare(a, b bool) int {
 
 func (x *index) add(e *entry) {
 	p := &e.rule.parsed
+	x.datagrams = x.datagrams || p.allow && p.protos&udp != 0
 	switch p.kind {
 	case kindName:
 		x.exact[p.name] = append(x.exact[p.name], e)
