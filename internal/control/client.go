@@ -74,6 +74,23 @@ func (c *Client) Reload(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, http.MethodPost, "/v1/reload", struct{}{}, &s)
 }
 
+// Requests lists the requests for a verdict: open ones first, then some that were decided.
+func (c *Client) Requests(ctx context.Context) (r []Request, err error) {
+	return r, c.call(ctx, http.MethodGet, "/v1/requests", nil, &r)
+}
+
+// Verdict answers a request. A refusal is an *Error with one of the codes of VerdictChange; then
+// no policy has changed.
+func (c *Client) Verdict(ctx context.Context, v VerdictChange) (r Request, err error) {
+	return r, c.call(ctx, http.MethodPost, "/v1/verdict", v, &r)
+}
+
+// Undo takes the verdict on a request back: its rule goes, and connections that only this rule
+// allowed are cut. The request is open again.
+func (c *Client) Undo(ctx context.Context, id string) (r Request, err error) {
+	return r, c.call(ctx, http.MethodPost, "/v1/undo", UndoChange{ID: id}, &r)
+}
+
 // call sends one request and decodes the answer into out.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	if _, ok := ctx.Deadline(); !ok {

@@ -23,11 +23,13 @@ import (
 
 // fake is a backend that remembers and answers what the test says.
 type fake struct {
-	err    error
-	change RuleChange
-	events chan audit.Event
-	since  uint64
-	ended  chan struct{}
+	err     error
+	change  RuleChange
+	events  chan StreamItem
+	since   uint64
+	answers bool
+	verdict VerdictChange
+	ended   chan struct{}
 }
 
 func (f *fake) Status(context.Context) (Status, error) {
@@ -45,8 +47,18 @@ func (f *fake) SetPosture(_ context.Context, c PostureChange) (Status, error) {
 	return Status{Posture: c.Posture}, f.err
 }
 func (f *fake) Reload(context.Context) (Status, error) { return Status{Rules: 7}, f.err }
-func (f *fake) Events(_ context.Context, since uint64) (Snapshot, <-chan audit.Event, func(), error) {
-	f.since = since
+func (f *fake) Requests(context.Context) ([]Request, error) {
+	return []Request{{ID: "r1", State: RequestOpen}}, f.err
+}
+func (f *fake) Verdict(_ context.Context, v VerdictChange) (Request, error) {
+	f.verdict = v
+	return Request{ID: v.ID, State: RequestApplied}, f.err
+}
+func (f *fake) Undo(_ context.Context, v UndoChange) (Request, error) {
+	return Request{ID: v.ID, State: RequestOpen}, f.err
+}
+func (f *fake) Events(_ context.Context, answers bool, since uint64) (Snapshot, <-chan StreamItem, func(), error) {
+	f.since, f.answers = since, answers
 	return Snapshot{Status: Status{Key: "k"}, Seq: 41}, f.events, func() { close(f.ended) }, f.err
 }
 
@@ -82,6 +94,16 @@ func TestRoundTrips(t *testing.T) {
 	}
 	if s, err := c.SetPosture(ctx, PostureChange{Posture: Quarantine}); err != nil || s.Posture != Quarantine {
 		t.Error(s, err)
+	}
+	if r, err := c.Requests(ctx); err != nil || len(r) != 1 || r[0].ID != "r1" {
+		t.Error(r, err)
+	}
+	v := VerdictChange{ID: "r1", Hash: "h", Host: "a.test", Port: 443, Proto: "tcp", Choice: ChoiceOnce, Via: "cli"}
+	if r, err := c.Verdict(ctx, v); err != nil || r.State != RequestApplied || f.verdict != v {
+		t.Error(r, err, f.verdict)
+	}
+	if r, err := c.Undo(ctx, "r1"); err != nil || r.ID != "r1" || r.State != RequestOpen {
+		t.Error(r, err)
 	}
 	if s, err := c.Reload(ctx); err != nil || s.Rules != 7 {
 		t.Error(s, err)
@@ -181,19 +203,21 @@ func TestHostileServer(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
-	f := &fake{events: make(chan audit.Event, 3), ended: make(chan struct{})}
+	f := &fake{events: make(chan StreamItem, 4), ended: make(chan struct{})}
 	c := serve(t, f)
-	f.events <- audit.Event{V: 1, Seq: 42, Ev: "flow_denied", Name: "a\nb\r\n\ndata: x"}
-	f.events <- audit.Event{Ev: audit.EvGap, Count: 3}
+	f.events <- StreamItem{Event: &audit.Event{V: 1, Seq: 42, Ev: "flow_denied", Name: "a\nb\r\n\ndata: x"}, Seq: 43}
+	f.events <- StreamItem{Gap: 3}
+	f.events <- StreamItem{Request: &Request{ID: "r1", Host: "a.test", Seq: 44}, Seq: 44}
 	var got []StreamItem
 	stop := errors.New("enough")
 	err := c.Events(t.Context(), 7, func(i StreamItem) error {
-		if got = append(got, i); len(got) == 3 {
+		if got = append(got, i); len(got) == 4 {
 			return stop
 		}
 		return nil
 	})
-	if err != stop || f.since != 7 || len(got) != 3 || got[0].Snapshot.Seq != 41 || got[1].Event.Name != "a\nb\r\n\ndata: x" || got[2].Event.Count != 3 {
+	if err != stop || f.since != 7 || len(got) != 4 || got[0].Snapshot.Seq != 41 || got[0].Snapshot.Requests == nil ||
+		got[1].Event.Name != "a\nb\r\n\ndata: x" || got[1].Seq != 43 || got[2].Gap != 3 || got[3].Request.Host != "a.test" || f.answers {
 		t.Fatalf("%v %d %+v", err, f.since, got)
 	}
 	<-f.ended // the server noticed that the client is gone
@@ -208,7 +232,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("a refused stream: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	f.err, f.ended, f.events = nil, make(chan struct{}), make(chan audit.Event)
+	f.err, f.ended, f.events = nil, make(chan struct{}), make(chan StreamItem)
 	if err := c.Events(ctx, 0, func(StreamItem) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled stream: %v", err)
 	}
@@ -234,6 +258,7 @@ func TestStrictRequests(t *testing.T) {
 		"root":           {"GET", "/", "", ``, 404},
 		"method":         {"DELETE", "/v1/rules", "application/json", ``, 404},
 		"get of a post":  {"GET", "/v1/reload", "", ``, 404},
+		"bad answers":    {"GET", "/v1/events?answers=yes", "", ``, 400},
 		"bad since":      {"GET", "/v1/events?since=-1", "", ``, 400},
 		"reload is bare": {"POST", "/v1/reload", "application/json", `{"x":1}`, 400},
 	} {

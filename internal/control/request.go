@@ -56,7 +56,7 @@ type Request struct {
 	Host       string       `json:"host"` // name, or address when there is no name
 	Port       uint16       `json:"port"`
 	Proto      string       `json:"proto"`           // "tcp" or "udp"
-	Names      []string     `json:"names,omitempty"` // the second name of a mismatch; a sample of a flood
+	Names      []string     `json:"names,omitempty"` // of a mismatch: the connection's own name (Host is what it claims, and what a verdict is about); a sample of a flood
 	NameSource string       `json:"name_source"`     // dns, sni, host or none
 	Tier       string       `json:"tier"`            // that left it open
 	Risk       []string     `json:"risk,omitempty"`  // write-capable, anyone-hosts, private, …
@@ -96,6 +96,13 @@ type VerdictChange struct {
 	Via    string `json:"via,omitempty"`
 }
 
+// UndoChange takes the verdict on a request back.
+type UndoChange struct {
+	ID    string `json:"id"`
+	Actor string `json:"actor,omitempty"`
+	Via   string `json:"via,omitempty"`
+}
+
 // Codes of refused verdicts.
 const (
 	CodeUnknownRequest = "unknown_request"
@@ -103,4 +110,7 @@ const (
 	CodeMismatch       = "verdict_mismatch" // another target than the request's
 	CodeInvalidChoice  = "invalid_choice"
 	CodeAlreadyDecided = "already_decided" // Message names by whom, what and when
+	CodeNotDecided     = "not_decided"     // nothing to undo, or the rule is not the verdict's any more
+	CodeOutranked      = "rule_outranked"  // a rule of an earlier tier keeps the target closed
+	CodeApplyFailed    = "apply_failed"    // the request is open again
 )

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 
-	"terok/internal/audit"
 	"terok/internal/problem"
 )
 
@@ -25,9 +24,14 @@ type Backend interface {
 	Explain(ctx context.Context, t Target) (Explanation, error)
 	SetPosture(ctx context.Context, change PostureChange) (Status, error)
 	Reload(ctx context.Context) (Status, error)
+	// Requests lists the requests for a verdict, open ones first.
+	Requests(ctx context.Context) ([]Request, error)
+	Verdict(ctx context.Context, v VerdictChange) (Request, error)
+	Undo(ctx context.Context, v UndoChange) (Request, error)
 	// Events returns the state now and a channel of what happens after it (after since where
-	// that is still at hand). stop ends it; a closed channel ends the stream.
-	Events(ctx context.Context, since uint64) (now Snapshot, events <-chan audit.Event, stop func(), err error)
+	// that is still at hand). answers: somebody who can give verdicts reads. stop ends it; a
+	// closed channel ends the stream.
+	Events(ctx context.Context, answers bool, since uint64) (now Snapshot, items <-chan StreamItem, stop func(), err error)
 }
 
 // Handler serves the routes in the package comment. Requests are strict: unknown routes, methods,
@@ -46,6 +50,15 @@ func Handler(b Backend) http.Handler {
 	post(mux, "/v1/explain", b.Explain)
 	post(mux, "/v1/posture", b.SetPosture)
 	post(mux, "/v1/reload", func(ctx context.Context, _ struct{}) (Status, error) { return b.Reload(ctx) })
+	get(mux, "/v1/requests", func(ctx context.Context) ([]Request, error) {
+		r, err := b.Requests(ctx)
+		if r == nil {
+			r = []Request{}
+		}
+		return r, err
+	})
+	post(mux, "/v1/verdict", b.Verdict)
+	post(mux, "/v1/undo", b.Undo)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, b) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &Error{Code: "not_found", Message: "no such route"})
@@ -124,9 +137,9 @@ func refuse(w http.ResponseWriter, err error) {
 		}
 	}
 	switch e.Code {
-	case "not_found":
+	case "not_found", CodeUnknownRequest:
 		status = http.StatusNotFound
-	case "conflict":
+	case "conflict", CodeAlreadyDecided, CodeStale:
 		status = http.StatusConflict
 	case "too_large":
 		status = http.StatusRequestEntityTooLarge

@@ -7,7 +7,11 @@
 // never mounted into a container; the peer's uid and uid_map are checked.
 //
 //	GET  /v1/status            Status
-//	GET  /v1/events            server-sent events: one Snapshot, then audit.Event lines
+//	GET  /v1/events            server-sent events: one Snapshot, then StreamItems (stream.go);
+//	                           ?answers=1 and ?since_seq=N
+//	GET  /v1/requests          []Request, open ones first
+//	POST /v1/verdict           VerdictChange → Request
+//	POST /v1/undo              UndoChange → Request
 //	GET  /v1/rules             []RuleView
 //	POST /v1/rules             RuleChange → RuleView
 //	POST /v1/explain           Target → Explanation
@@ -52,10 +56,6 @@ type Status struct {
 	Rules       int       `json:"rules"`
 	Vault       string    `json:"vault"` // "none", "unlocked", "locked" or "unreachable"
 	Services    []string  `json:"services"`
-
-	Since  *time.Time `json:"posture_since"`  // nil: since the start
-	Until  *time.Time `json:"posture_until"`  // nil: until changed; the supervisor ends it by its own clock
-	Reason string     `json:"posture_reason"` // why the operator changed it, or why it is not as desired
 	// Adopted is true when this supervisor took over a running container whose own had died.
 	// Waiting is true until the guest has come back to it: vault and gate are closed until then.
 	Adopted bool `json:"adopted"`
@@ -66,6 +66,10 @@ type Status struct {
 	// which layers of confinement this kernel lacks.
 	Landlock int      `json:"landlock"`
 	Degraded []string `json:"degraded"`
+
+	Since  *time.Time `json:"posture_since"`  // nil: since the start
+	Until  *time.Time `json:"posture_until"`  // nil: until changed; the supervisor ends it by its own clock
+	Reason string     `json:"posture_reason"` // why the operator changed it, or why it is not as desired
 	Ledger string     `json:"ledger"`         // "ok", or why it cannot be written
 
 	Traffic  []NameTraffic `json:"traffic"`  // of this supervisor's life, most bytes first, at most 20
