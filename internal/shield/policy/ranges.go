@@ -114,3 +114,18 @@ func publicSuffix(s string) bool {
 	}
 	return len(rest) == 2 && secondLevel[first]
 }
+
+// Hosted tells whether a name lies below a suffix under which anybody can publish, such as
+// "x.github.io": what an allow of it reaches is not the suffix's owner's content.
+func Hosted(name string) bool {
+	for ok := true; ok; {
+		if hostingSuffixes[name] {
+			return true
+		}
+		_, name, ok = strings.Cut(name, ".")
+	}
+	return false
+}
+
+// PrivateAddr tells whether an address is in a private range or on the host's loopback.
+func PrivateAddr(a netip.Addr) bool { return in(a, privateRanges) || in(a, loopbackRanges) }

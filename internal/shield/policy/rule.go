@@ -118,6 +118,12 @@ func (r Rule) String() string {
 // Allows tells whether the rule allows (+) rather than denies (-).
 func (r Rule) Allows() bool { return r.parsed.allow }
 
+// Plain tells whether the target is one exact name.
+func (r Rule) Plain() bool { return r.parsed.kind == kindName }
+
+// Range tells whether the target is more than one address.
+func (r Rule) Range() bool { return r.parsed.kind == kindPrefix && !r.parsed.prefix.IsSingleIP() }
+
 // Target returns the canonical target without ports, e.g. "*.example.org" or "203.0.113.0/24".
 func (r Rule) Target() string {
 	p := &r.parsed
