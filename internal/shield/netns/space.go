@@ -23,6 +23,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 
@@ -33,6 +34,10 @@ import (
 
 // Space is a thread inside a network namespace.
 type Space struct {
+	// Synthetic is the range of the names' addresses, whose UDP can be relayed (RelayAddr). Set it
+	// before Setup; the zero value means that there is no relay.
+	Synthetic netip.Prefix
+
 	calls chan func()
 	done  chan struct{}
 }
@@ -86,6 +91,8 @@ type Ports struct {
 	TCP uint16
 	DNS uint16
 	V6  bool // the namespace has IPv6
+
+	Synthetic netip.Prefix // Space.Synthetic
 }
 
 // Inside is what Setup made.
@@ -121,6 +128,7 @@ func (s *Space) Setup() (*Inside, error) {
 		if in, err = listen(v6); err != nil {
 			return err
 		}
+		in.Ports.Synthetic = s.Synthetic
 		if err = loadTable(in.Ports); err == nil {
 			err = verifyTable(in.Ports)
 		}

@@ -22,10 +22,15 @@ const (
 	regLeft               = 1      // NFT_REG_1
 	offsetSourcePort      = 0
 	offsetDestPort        = 2
+	offsetSourceAddr4     = 12
 	offsetDestAddr4       = 16
 	offsetDestAddr6       = 24
 	protocolTCP      byte = unix.IPPROTO_TCP
 	protocolUDP      byte = unix.IPPROTO_UDP
+	protocolICMP     byte = unix.IPPROTO_ICMP
+	protocolICMP6    byte = unix.IPPROTO_ICMPV6
+	icmpUnreachable  byte = 3 // RFC 792
+	icmp6Unreachable byte = 1 // RFC 4443
 )
 
 // chain is one chain with its rules, in the form in which they are loaded and compared.
@@ -49,13 +54,19 @@ func table(p Ports) []chain {
 			// not be able to fill the connection table.
 			rule(outBy("lo"), l4(protocolTCP), port(offsetSourcePort, tcpPort), accept),
 			rule(outBy("lo"), l4(protocolUDP), port(offsetSourcePort, dnsPort), accept),
+			// The kernel's own answer when nobody listens there: untranslated it would not concern
+			// the asker's socket, and every query without a supervisor would wait for its timeout.
+			rule(outBy("lo"), l4(protocolICMP), messageType(icmpUnreachable), accept),
+			rule(outBy("lo"), l4(protocolICMP6), messageType(icmp6Unreachable), accept),
+			// So must those of a UDP relay, and the errors where there is none.
+			rule(outBy("lo"), sourceIn4(relayNet), accept),
 			rule(outBy("lo"), &expr.Notrack{}),
 		}},
-		{"redirect", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nftables.ChainPolicyAccept, [][]expr.Any{
+		{"redirect", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nftables.ChainPolicyAccept, append([][]expr.Any{
 			rule(outBy("lo"), &expr.Verdict{Kind: expr.VerdictReturn}),
 			rule(l4(protocolTCP), redirect(tcpPort)),
 			rule(l4(protocolUDP), port(offsetDestPort, binaryutil.BigEndian.PutUint16(53)), redirect(dnsPort)),
-		}},
+		}, relayRules(p.Synthetic)...)},
 		{"egress", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter, nftables.ChainPolicyDrop, [][]expr.Any{
 			rule(outBy("lo"), accept),
 			// The hook keeps the old output device after the redirect: without these two every
@@ -220,6 +231,14 @@ func port(offset uint32, value []byte) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: regLeft, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regLeft, Data: value},
+	}
+}
+
+// messageType matches the type of an ICMP message.
+func messageType(value byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: regLeft, Base: expr.PayloadBaseTransportHeader, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regLeft, Data: []byte{value}},
 	}
 }
 
