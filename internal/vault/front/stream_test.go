@@ -143,6 +143,12 @@ func TestEchoSplitAcrossChunks(t *testing.T) {
 			if err != nil || first != "data: before\n" {
 				t.Fatalf("%q %v", first, err)
 			}
+			step <- struct{}{}
+			// What stands before the secret's first half shows that the half arrived by itself.
+			before := make([]byte, len("\ndata: "))
+			if _, err := io.ReadFull(in, before); err != nil || string(before) != "\ndata: " {
+				t.Fatalf("%q %v", before, err)
+			}
 			close(step)
 			rest, err := io.ReadAll(in)
 			resp.Body.Close()
