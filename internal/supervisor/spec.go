@@ -111,7 +111,7 @@ var privateNamespaces = []string{"cgroup", "ipc", "mount", "network", "pid", "us
 
 // check refuses a specification that gives the container more than its sandbox file says.
 func (s *ociSpec) check(f *sandbox.File) error {
-	for _, err := range []error{s.checkNamespaces(), s.checkPrivileges(f), s.checkSeccomp(f), s.checkGuest(f)} {
+	for _, err := range []error{s.checkNamespaces(), s.checkPrivileges(f), s.checkSeccomp(f), s.checkMounts(), s.checkGuest(f)} {
 		if err != nil {
 			return err
 		}
@@ -165,8 +165,8 @@ func (s *ociSpec) checkSeccomp(f *sandbox.File) error {
 	return nil
 }
 
-// checkGuest makes sure that the first process is our guest, from our read-only copy, and that no
-// later mount lies over it.
+// checkGuest makes sure that the first process is our guest, from our read-only copy. What else
+// is mounted there is checkMounts' business.
 func (s *ociSpec) checkGuest(f *sandbox.File) error {
 	if a := s.Process.Args; len(a) < 3 || a[0] != sandbox.GuestProgram || a[1] != "guest" || a[2] != "init" {
 		return fmt.Errorf("the container's first process is not terok's guest but %.80q", a)
@@ -183,8 +183,7 @@ func (s *ociSpec) checkGuest(f *sandbox.File) error {
 				return errors.New("terok's guest is mounted twice")
 			}
 			found = true
-		case dest == sandbox.GuestProgram || strings.HasPrefix(dest, sandbox.GuestProgram+"/"),
-			dest == filepath.Dir(sandbox.GuestProgram):
+		case dest == sandbox.GuestProgram:
 			return fmt.Errorf("the container mounts %s over terok's guest", m.Source)
 		}
 	}

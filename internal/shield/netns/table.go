@@ -15,22 +15,22 @@ import (
 const tableName = "terok"
 
 const (
-	statusDNAT            = 1 << 5 // IPS_DST_NAT, <linux/netfilter/nf_conntrack_common.h>
-	rejectReset           = 1      // NFT_REJECT_TCP_RST
-	rejectICMPX           = 2      // NFT_REJECT_ICMPX_UNREACH
-	icmpxAdminDenied      = 3      // NFT_REJECT_ICMPX_ADMIN_PROHIBITED
-	regLeft               = 1      // NFT_REG_1
-	offsetSourcePort      = 0
-	offsetDestPort        = 2
-	offsetSourceAddr4     = 12
-	offsetDestAddr4       = 16
-	offsetDestAddr6       = 24
-	protocolTCP      byte = unix.IPPROTO_TCP
-	protocolUDP      byte = unix.IPPROTO_UDP
-	protocolICMP     byte = unix.IPPROTO_ICMP
-	protocolICMP6    byte = unix.IPPROTO_ICMPV6
-	icmpUnreachable  byte = 3 // RFC 792
-	icmp6Unreachable byte = 1 // RFC 4443
+	statusDNAT             = 1 << 5 // IPS_DST_NAT, <linux/netfilter/nf_conntrack_common.h>
+	rejectReset            = 1      // NFT_REJECT_TCP_RST
+	rejectICMPX            = 2      // NFT_REJECT_ICMPX_UNREACH
+	icmpxAdminDenied       = 3      // NFT_REJECT_ICMPX_ADMIN_PROHIBITED
+	regLeft                = 1      // NFT_REG_1
+	offsetSourcePort       = 0
+	offsetDestPort         = 2
+	offsetSourceAddr4      = 12
+	offsetDestAddr4        = 16
+	offsetDestAddr6        = 24
+	protocolTCP       byte = unix.IPPROTO_TCP
+	protocolUDP       byte = unix.IPPROTO_UDP
+	protocolICMP      byte = unix.IPPROTO_ICMP
+	protocolICMP6     byte = unix.IPPROTO_ICMPV6
+	icmpUnreachable   byte = 3 // RFC 792
+	icmp6Unreachable  byte = 1 // RFC 4443
 )
 
 // chain is one chain with its rules, in the form in which they are loaded and compared.
