@@ -3,6 +3,7 @@ package terok
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -15,7 +16,7 @@ import (
 // ImageOptions say how images and bundles are made.
 type ImageOptions struct {
 	Base    string   // base image as a person types it, e.g. "debian:12"; "" is image.DefaultBase
-	CA      []string // PEM files of authorities that build containers trust besides the usual ones
+	CA      []string // PEM files of authorities that build containers trust besides the usual ones and image.ca_certificates
 	Verbose bool     // stream the build's output to Progress; it is kept in a file in any case
 	Force   bool     // make it anew even when it is there
 }
@@ -44,7 +45,7 @@ func (a *App) builder(ctx context.Context, o *ImageOptions) (*image.Builder, err
 	if o.Base == "" {
 		o.Base = global.Image.Base
 	}
-	return &image.Builder{Mirror: global.Image.Mirror, Podman: r, Roots: a.Roots, Progress: a.Progress, Environ: a.Environ, CA: o.CA, Verbose: o.Verbose}, nil
+	return &image.Builder{Mirror: global.Image.Mirror, Podman: r, Roots: a.Roots, Progress: a.Progress, Environ: a.Environ, CA: append(slices.Clone(global.Image.CACertificates), o.CA...), Verbose: o.Verbose}, nil
 }
 
 // ImageBootstrap makes localhost/NAME (NAME "debian:12" or "debian:13") from the distribution's

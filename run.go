@@ -6,19 +6,23 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"terok/internal/config"
 	"terok/internal/gate/store"
 	"terok/internal/git"
+	"terok/internal/image"
 	"terok/internal/launch"
 	"terok/internal/problem"
 	"terok/internal/project"
 	"terok/internal/roster"
 	"terok/internal/sandbox"
 	"terok/internal/shield/policy"
+	"terok/internal/state"
 	"terok/internal/task"
 	"terok/internal/text"
 )
@@ -29,12 +33,28 @@ type RunRequest struct {
 	Project    string // "" is found, or made, from Dir
 	Dir        string // inside the repository to work on
 	Prompt     string
-	Headless   bool     // run the prompt to its end without a person
-	Name       string   // of the task; "" draws one
-	Base       string   // branch to begin from; "" is the clone's HEAD, or the project's default
-	Allow      []string // rules for this task, policy grammar
-	Restricted bool     // the agent asks before it acts, and there is no sudo
-	Carry      string   // uncommitted work in the clone: "yes", "no", "" asks where somebody can answer, else no
+	Headless   bool          // run the prompt to its end without a person; else the agent begins with it
+	Model      string        // "" is the agent's own choice
+	Timeout    time.Duration // of a headless run, whole seconds; 0 is no limit
+	Name       string        // of the task; "" draws one
+	Base       string        // branch to begin from; "" is the clone's HEAD, or the project's default
+	Allow      []string      // rules for this task, policy grammar
+	Restricted bool          // the agent asks before it acts, and there is no sudo
+	Carry      string        // uncommitted work in the clone: "yes", "no", "" asks where somebody can answer, else no
+}
+
+// launch is what the agent has to know of the request.
+func (req RunRequest) launch() roster.Launch {
+	return roster.Launch{Headless: req.Headless, Prompt: req.Prompt, Model: req.Model, Timeout: req.Timeout, Restricted: req.Restricted}
+}
+
+// checked finds an agent that can do what is asked.
+func checked(set *roster.Roster, name string, req RunRequest) (*roster.Agent, error) {
+	agent, err := set.Agent(name)
+	if err != nil {
+		return nil, err
+	}
+	return agent, agent.Check(req.launch())
 }
 
 // Run makes a task and starts its container; it returns once the agent is at work. Whatever is
@@ -42,10 +62,6 @@ type RunRequest struct {
 // otherwise an error with the command that cures it. A task whose start fails is removed again.
 func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err := a.notPanicked(); err != nil {
-		return nil, err
-	}
-	p, err := a.projectFor(req)
-	if err != nil {
 		return nil, err
 	}
 	global, err := config.LoadGlobal(a.Roots.ConfigFile())
@@ -56,7 +72,16 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, err := set.Agent(firstOf(req.Agent, p.DefaultAgent, "claude"))
+	if req.Agent != "" { // before a project is made for a request that cannot be
+		if _, err := checked(set, req.Agent, req); err != nil {
+			return nil, err
+		}
+	}
+	p, err := a.projectFor(req)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := checked(set, firstOf(req.Agent, p.DefaultAgent, "claude"), req)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +93,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, bundle, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
+	imageID, bundle, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +112,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 		mode = task.Headless
 	}
 	t, err := a.tasks().Create(p.Name, req.Name, func(t *task.Task) {
-		t.Mode, t.Agent, t.Unrestricted, t.Allow = mode, agent.Name, !req.Restricted, req.Allow
+		t.Mode, t.Agent, t.Model, t.Unrestricted, t.Allow = mode, agent.Name, req.Model, !req.Restricted, req.Allow
 		t.Phase = task.Launching
 		t.Launch = task.Launch{ID: launchID(), PID: os.Getpid(), PIDStart: task.ProcessStart(os.Getpid()), StartedAt: a.Now().UTC()}
 	})
@@ -98,7 +123,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundle, image, clone, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundle, imageID, clone, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -171,10 +196,9 @@ func (a *App) start(ctx context.Context, s starting) error {
 			return err
 		}
 	}
-	prep, err := s.agent.Prepare(s.provider, roster.Launch{
-		Headless: s.req.Headless, Prompt: s.req.Prompt, Restricted: s.req.Restricted, Facts: facts,
-		Human: a.human(ctx, s.project),
-	})
+	l := s.req.launch()
+	l.Facts, l.Human, l.Authorship = facts, a.human(ctx, s.project), s.project.Git.Authorship
+	prep, err := s.agent.Prepare(s.provider, l)
 	if err != nil {
 		return err
 	}
@@ -183,6 +207,14 @@ func (a *App) start(ctx context.Context, s starting) error {
 	}
 	spec.Start.Env["TEROK_TASK"] = t.Ref()
 	spec.Start.Files = append(spec.Start.Files, prep.Files...)
+	if err := addManaged(&spec, prep.Managed); err != nil {
+		return err
+	}
+	trust, err := image.Authorities(s.global.Image.CACertificates)
+	if err != nil {
+		return err
+	}
+	spec.Start.Trust = string(trust)
 	spec.Argv = prep.Argv
 	if len(spec.Argv) == 0 {
 		// Interactive: the container idles until somebody logs in, which starts the agent in tmux.
@@ -207,6 +239,19 @@ func (a *App) start(ctx context.Context, s starting) error {
 		return nil
 	})
 	return err
+}
+
+// addManaged writes an agent's administrative settings beside the task's record and mounts them
+// read-only: nothing in the container, root included, can change what they say.
+func addManaged(spec *launch.Spec, files []sandbox.StartFile) error {
+	for i, f := range files {
+		source := filepath.Join(spec.Dir, "agent", fmt.Sprintf("managed-%d", i))
+		if err := state.WriteFileMode(source, []byte(f.Content), fs.FileMode(f.Mode)); err != nil {
+			return err
+		}
+		spec.Trusted = append(spec.Trusted, launch.Mount{Source: source, Target: f.Path, ReadOnly: true, NoExec: true})
+	}
+	return nil
 }
 
 // limits applies the run section of the configuration; an explicit privilege wins over the mode

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 type runFlags struct {
 	req        terok.RunRequest
 	promptFile string
+	mode       string
 	carry      bool
 	noCarry    bool
 	detach     bool
@@ -26,6 +28,9 @@ func (f *runFlags) add(c *cobra.Command) {
 	s := c.Flags()
 	s.StringVarP(&f.req.Prompt, "prompt", "p", "", "work on this without a person and come back (\"-\" reads it from stdin)")
 	s.StringVar(&f.promptFile, "prompt-file", "", "like --prompt, from a file")
+	s.StringVar(&f.mode, "mode", "", "interactive or headless (default: headless with a prompt, else interactive)")
+	s.StringVar(&f.req.Model, "model", "", "model of a headless run, in the agent's own words")
+	s.DurationVar(&f.req.Timeout, "timeout", defaultTimeout, "stop a headless agent after this long, 0 never; what it wrote is kept")
 	s.StringVar(&f.req.Name, "name", "", "name of the task (default: drawn)")
 	s.StringVar(&f.req.Base, "from", "", "branch to begin from (default: what your clone has checked out)")
 	s.StringArrayVar(&f.req.Allow, "allow", nil, "let the task reach this, e.g. registry.npmjs.org:443 (repeatable)")
@@ -37,8 +42,17 @@ func (f *runFlags) add(c *cobra.Command) {
 	c.MarkFlagsMutuallyExclusive("carry", "no-carry")
 }
 
+// timedOut is the recorded exit code of an agent whose time was over.
+const timedOut = 124
+
+// maxTimeout is far beyond any use and fits wherever the number goes.
+const maxTimeout = 30 * 24 * time.Hour
+
+// defaultTimeout is how long an agent may work without a person (spec: agents.md §9).
+const defaultTimeout = 30 * time.Minute
+
 // request finishes the request from the flags.
-func (f *runFlags) request(e *env) (terok.RunRequest, error) {
+func (f *runFlags) request(e *env, cmd *cobra.Command) (terok.RunRequest, error) {
 	req := f.req
 	switch {
 	case f.promptFile != "":
@@ -54,9 +68,33 @@ func (f *runFlags) request(e *env) (terok.RunRequest, error) {
 		}
 		req.Prompt = string(data)
 	}
-	req.Headless = strings.TrimSpace(req.Prompt) != ""
-	if f.promptFile != "" && !req.Headless {
+	prompt := strings.TrimSpace(req.Prompt) != ""
+	if f.promptFile != "" && !prompt {
 		return req, problem.New("prompt_missing", problem.Usage, "%s is empty", f.promptFile)
+	}
+	switch f.mode {
+	case "":
+		req.Headless = prompt
+	case "headless", "run":
+		if req.Headless = true; !prompt {
+			return req, problem.New("prompt_missing", problem.Usage, "--prompt required: a headless agent needs to know what to do").
+				WithHint("%s %s --mode headless -p \"…\"", cmd.CommandPath(), strings.Join(cmd.Flags().Args(), " "))
+		}
+	case "interactive", "cli":
+	default:
+		return req, problem.New("usage", problem.Usage, "--mode is interactive or headless, not %q", f.mode).WithHint("%s --help", cmd.CommandPath())
+	}
+	if !req.Headless {
+		for _, name := range []string{"model", "timeout"} {
+			if cmd.Flags().Changed(name) {
+				return req, problem.New("usage", problem.Usage, "--%s is for runs without a person", name).
+					WithHint("add -p \"…\", or leave --%s out", name)
+			}
+		}
+		req.Timeout = 0
+	}
+	if req.Timeout < 0 || req.Timeout%time.Second != 0 || req.Timeout > maxTimeout {
+		return req, problem.New("usage", problem.Usage, "--timeout takes whole seconds up to %s", maxTimeout).WithHint("e.g. --timeout 90m; 0 is no limit")
 	}
 	if f.carry {
 		req.Carry = "yes"
@@ -77,9 +115,12 @@ own branch; it reaches its model through the vault and nothing else unless you a
 pushes waits for terok review and terok promote.
 
 Without --prompt you land in the agent's terminal. With --prompt it works on its own and you see
-what it does; the exit code is 20 when the agent failed.`,
+what it does; the exit code is 20 when the agent failed or was not done after --timeout. With
+--mode interactive as well the prompt is what the agent in the terminal begins with.`,
 		Example: `  terok run claude
   terok run claude -p "Fix the flaky checkout test"
+  terok run claude -p "Port the parser" --model opus --timeout 2h
+  terok run claude --mode interactive -p "Explain this code to me"
   terok run claude ~/src/webshop --allow registry.npmjs.org -p "Update the dependencies"`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -91,7 +132,7 @@ what it does; the exit code is 20 when the agent failed.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := f.request(e)
+			req, err := f.request(e, cmd)
 			if err != nil {
 				return err
 			}
@@ -129,7 +170,7 @@ func newTaskRunCmd(e *env) *cobra.Command {
 				}
 				f.req.Prompt = args[1]
 			}
-			req, err := f.request(e)
+			req, err := f.request(e, cmd)
 			if err != nil {
 				return err
 			}
@@ -206,6 +247,9 @@ func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 	}
 	if end.ExitCode != 0 {
 		p := problem.New("agent_failed", problem.AgentFailed, "the agent ended with exit code %d", end.ExitCode)
+		if end.ExitCode == timedOut && req.Timeout > 0 && end.Seconds >= req.Timeout.Seconds() {
+			p = problem.New("agent_timeout", problem.AgentFailed, "the agent was not done after %s and was stopped (exit code %d); what it wrote and pushed is kept", req.Timeout, end.ExitCode)
+		}
 		return p.WithHint("terok task logs %s", v.ID).With("exit_code", end.ExitCode)
 	}
 	if !e.quiet && end.Commits > 0 {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -242,7 +243,7 @@ func TestRefused(t *testing.T) {
 func TestLoadGlobal(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yml")
 	g, err := LoadGlobal(path)
-	if err != nil || g != Defaults() {
+	if err != nil || !reflect.DeepEqual(g, Defaults()) {
 		t.Fatalf("%+v %v", g, err)
 	}
 	if errs := g.Validate(); errs != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ type Credentials struct {
 type Image struct {
 	Base   string `yaml:"base_image"` // image reference that L0 is built from
 	Mirror string `yaml:"mirror"`     // package mirror for bootstrap, http or https URL; "": the distribution's own
+	// CACertificates are PEM files of authorities that builds and containers trust besides the
+	// usual ones; relative to config.yml in the file, absolute once loaded.
+	CACertificates []string `yaml:"ca_certificates"`
 }
 
 // Run is the section of containers; projects have the same one, and theirs wins.
@@ -54,15 +58,16 @@ type Clearance struct {
 // Shield is the section of egress.
 type Shield struct {
 	Range netip.Prefix `yaml:"range"` // synthetic addresses of names; IPv4, /8 to /24
+	// RequireLandlock refuses to start containers on a kernel that cannot confine the files of
+	// the supervisor's worker.
+	RequireLandlock bool `yaml:"require_landlock"`
 }
 
 // Git is the section of authorship.
 type Git struct {
-	// RequireLandlock refuses to start containers on a kernel that cannot confine the files of
-	// the supervisor's worker.
-	RequireLandlock bool `yaml:"require_landlock"`
 	HumanName  string `yaml:"human_name"`  // "": git's own configuration on the host
 	HumanEmail string `yaml:"human_email"` // "": git's own configuration on the host
+	// Authorship says who is author and who committer of what an agent commits.
 	Authorship string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
 }
 
@@ -84,6 +89,11 @@ func LoadGlobal(path string) (Global, error) {
 	g := Defaults()
 	if err := Load(path, &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Global{}, err
+	}
+	for i, file := range g.Image.CACertificates {
+		if !filepath.IsAbs(file) {
+			g.Image.CACertificates[i] = filepath.Join(filepath.Dir(path), file)
+		}
 	}
 	return g, nil
 }
@@ -118,6 +128,11 @@ func (g *Global) Validate() []FieldError {
 	}
 	if m := g.Image.Mirror; m != "" && (!strings.HasPrefix(m, "http://") && !strings.HasPrefix(m, "https://") || strings.ContainsFunc(m, notGraphic)) {
 		bad("image.mirror", "must be a URL that begins with http:// or https://")
+	}
+	for i, file := range g.Image.CACertificates {
+		if file == "" || strings.ContainsFunc(file, unicode.IsControl) {
+			bad(fmt.Sprintf("image.ca_certificates[%d]", i), "must be the path of a PEM file")
+		}
 	}
 	if r := g.Shield.Range; !r.IsValid() || !r.Addr().Is4() || r.Bits() < 8 || r.Bits() > 24 || r.Masked() != r {
 		bad("shield.range", "must be an IPv4 range from /8 to /24 such as 198.18.0.0/15, without host bits")

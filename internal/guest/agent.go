@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,7 @@ import (
 const (
 	agentUsage    = 2
 	agentFailed   = 1
+	agentTimeout  = 124 // as timeout(1) has it
 	agentNotExec  = 126
 	agentNotFound = 127
 )
@@ -40,7 +42,7 @@ const (
 // What it does is convenience for the agent and no barrier against it: everything that keeps
 // the agent in is outside the container.
 func AgentMain(args []string) int {
-	w := wrapper{home: homeDir(), dir: sandbox.AgentDir, environ: os.Environ()}
+	w := wrapper{home: homeDir(), dir: sandbox.AgentDir, environ: os.Environ(), grace: agentGrace}
 	code, err := w.main(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "terok:", err)
@@ -60,6 +62,7 @@ type wrapper struct {
 	home    string
 	dir     string // sandbox.AgentDir
 	environ []string
+	grace   time.Duration // between SIGTERM and SIGKILL of an agent whose time is over
 
 	headless, attach, thenShell, newSession, scripted bool
 
@@ -133,6 +136,9 @@ func (w *wrapper) main(args []string) (int, error) {
 		if err := w.promptAsStdin(); err != nil {
 			return agentFailed, err
 		}
+		if spec.Timeout > 0 {
+			return w.runFor(time.Duration(spec.Timeout)*time.Second, argv)
+		}
 	}
 	if w.thenShell {
 		return w.runThenShell(argv)
@@ -182,11 +188,27 @@ func (w *wrapper) arguments(a *sandbox.Agent) []string {
 		argv = append(argv, w.session(a)...)
 	}
 	if w.headless {
-		argv = append(argv, a.Headless...)
-	} else {
-		argv = append(argv, a.Interactive...)
+		return append(append(argv, a.Headless...), w.args...)
+	}
+	argv = append(argv, a.Interactive...)
+	if len(w.args) == 0 {
+		argv = append(argv, w.opening(a)...)
 	}
 	return append(argv, w.args...)
+}
+
+// opening hands the task's opening prompt to the agent, once: what was handed over is renamed, and
+// a restart of the container, which writes the file anew, does not bring it back.
+func (w *wrapper) opening(a *sandbox.Agent) []string {
+	file, done := w.path(filepath.Base(sandbox.OpeningFile)), w.path(filepath.Base(sandbox.OpeningDone))
+	if len(a.Opening) == 0 || exists(done) {
+		return nil
+	}
+	prompt, err := readSmall(file, 128<<10)
+	if err != nil || len(prompt) == 0 || os.Rename(file, done) != nil {
+		return nil
+	}
+	return fill(a.Opening, "{prompt}", string(prompt))
 }
 
 var sessionID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
@@ -222,8 +244,7 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// prepareEnv adds the agent's quiet settings and the authorship: the agent is the author of what
-// it commits, the person stays the committer.
+// prepareEnv adds the agent's quiet settings and the authorship, as git.authorship has it.
 func (w *wrapper) prepareEnv(a *sandbox.Agent) {
 	for k, v := range a.Env {
 		w.setenv(k, v)
@@ -231,13 +252,11 @@ func (w *wrapper) prepareEnv(a *sandbox.Agent) {
 	if cwd, err := os.Getwd(); err == nil {
 		w.setenv("PWD", cwd)
 	}
-	if a.Author.Name != "" {
-		w.setenv("GIT_AUTHOR_NAME", a.Author.Name)
-		w.setenv("GIT_AUTHOR_EMAIL", a.Author.Email)
-	}
-	if name := w.getenv("TEROK_HUMAN_NAME"); name != "" {
-		w.setenv("GIT_COMMITTER_NAME", name)
-		w.setenv("GIT_COMMITTER_EMAIL", w.getenv("TEROK_HUMAN_EMAIL"))
+	for role, id := range map[string]sandbox.Identity{"AUTHOR": a.Author, "COMMITTER": a.Committer} {
+		if id.Name != "" {
+			w.setenv("GIT_"+role+"_NAME", id.Name)
+			w.setenv("GIT_"+role+"_EMAIL", id.Email)
+		}
 	}
 }
 

@@ -129,8 +129,8 @@ func TestProgramPassesOverShims(t *testing.T) {
 
 func TestAuthorship(t *testing.T) {
 	w := testWrapper(t, demoAgent)
-	w.environ = append(w.environ, "TEROK_HUMAN_NAME=Hugo", "TEROK_HUMAN_EMAIL=h@x", "GIT_AUTHOR_NAME=old")
-	w.prepareEnv(&sandbox.Agent{Author: sandbox.Identity{Name: "Claude", Email: "c@x"}, Env: map[string]string{"QUIET": "1"}})
+	w.environ = append(w.environ, "GIT_AUTHOR_NAME=old")
+	w.prepareEnv(&sandbox.Agent{Author: sandbox.Identity{Name: "Claude", Email: "c@x"}, Committer: sandbox.Identity{Name: "Hugo", Email: "h@x"}, Env: map[string]string{"QUIET": "1"}})
 	for k, want := range map[string]string{"GIT_AUTHOR_NAME": "Claude", "GIT_AUTHOR_EMAIL": "c@x", "GIT_COMMITTER_NAME": "Hugo", "GIT_COMMITTER_EMAIL": "h@x", "QUIET": "1"} {
 		if got := w.getenv(k); got != want {
 			t.Errorf("%s = %q, want %q", k, got, want)

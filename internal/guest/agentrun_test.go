@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"terok/internal/sandbox"
 )
@@ -21,7 +22,7 @@ func TestAgentChild(t *testing.T) {
 	if len(args) < 2 || args[0] != "agent-child" {
 		return
 	}
-	w := &wrapper{home: args[1], dir: filepath.Join(args[1], ".terok"), environ: os.Environ()}
+	w := &wrapper{home: args[1], dir: filepath.Join(args[1], ".terok"), environ: os.Environ(), grace: 500 * time.Millisecond}
 	code, err := w.main(args[2:])
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(code)

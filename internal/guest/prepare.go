@@ -22,8 +22,8 @@ const (
 	envFile   = stateDir + "/env.json"
 	tokenFile = stateDir + "/gate-token"
 	caDir     = stateDir + "/ca"
-	caFile    = caDir + "/terok.pem"  // our certificate alone
-	caBundle  = caDir + "/bundle.pem" // the image's certificates and ours
+	caFile    = caDir + "/terok.pem"  // our certificate and the operator's authorities
+	caBundle  = caDir + "/bundle.pem" // the image's certificates and those
 	spareHome = stateDir + "/home"    // for images without a home for our user
 )
 
@@ -61,8 +61,8 @@ func prepare(ctx context.Context, s *sandbox.Start) ([]string, error) {
 		}
 		add["HOME"] = home
 	}
-	if s.CA != "" {
-		if err := writeTrust(s.CA); err != nil {
+	if trust := strings.TrimSpace(s.Trust + "\n" + s.CA); trust != "" {
+		if err := writeTrust(trust + "\n"); err != nil {
 			return nil, err
 		}
 		for k, v := range caVariables {
@@ -113,7 +113,7 @@ func findHome(home string) (string, error) {
 	return spareHome, nil
 }
 
-// writeTrust makes our certificate known beside those of the image.
+// writeTrust makes our certificate and the operator's known beside those of the image.
 func writeTrust(ca string) error {
 	if err := os.MkdirAll(caDir, 0o755); err != nil {
 		return err

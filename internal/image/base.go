@@ -173,6 +173,17 @@ func (b *Builder) Bootstrap(ctx context.Context, name string, o BootstrapOptions
 	argv := []string{"unshare", "--", "unshare", "--mount", "--propagation", "private", "--", tool, "--mode=root", "--variant=minbase", "--format=tar", "--include=ca-certificates",
 		`--dpkgopt=force-unsafe-io`, `--dpkgopt=path-exclude=/usr/share/man/*`, `--dpkgopt=path-exclude=/usr/share/locale/*`,
 		`--aptopt=Acquire::Languages "none"`, `--aptopt=Acquire::Retries "3"`, d.suite, tar}
+	ca, err := b.authorities()
+	if err != nil {
+		return "", "", err
+	}
+	if len(ca) > 0 {
+		file := filepath.Join(work, "ca.pem")
+		if err := os.WriteFile(file, ca, 0o644); err != nil {
+			return "", "", err
+		}
+		argv = append(argv[:len(argv)-2], `--aptopt=Acquire::https::CAInfo "`+file+`"`, d.suite, tar)
+	}
 	argv = append(argv, sources...)
 	_, err = b.Podman.Do(ctx, podman.Call{Args: argv, Env: []string{"TMPDIR=" + work, "TERM=dumb"}, Stdout: log, Stderr: log, Network: true})
 	if err != nil {

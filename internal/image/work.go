@@ -65,9 +65,8 @@ Dpkg::Options { "--force-unsafe-io"; };
 var systemRoots = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"}
 
 // authorities returns the host's authorities plus the operator's extra ones, or nothing when no
-// extra one is configured. It reads b.CA and the operator's own NODE_EXTRA_CA_CERTS; a file that
-// holds no certificate is a Problem. The authorities are mounted for the build and never become
-// part of an image.
+// extra one is configured. It reads b.CA and the operator's own NODE_EXTRA_CA_CERTS. The
+// authorities are mounted for the build and never become part of an image.
 func (b *Builder) authorities() ([]byte, error) {
 	files := slices.Clone(b.CA)
 	if b.Environ != nil {
@@ -75,21 +74,31 @@ func (b *Builder) authorities() ([]byte, error) {
 			files = append(files, f)
 		}
 	}
-	if len(files) == 0 {
-		return nil, nil
+	extra, err := Authorities(files)
+	if err != nil || len(extra) == 0 {
+		return nil, err
 	}
-	var out bytes.Buffer
 	for _, path := range systemRoots {
 		if data, err := os.ReadFile(path); err == nil {
-			out.Write(data)
-			break
+			return append(append(data, '\n'), extra...), nil
 		}
 	}
+	return extra, nil
+}
+
+// maxAuthorities bounds a file of authorities, in bytes; all that Mozilla trusts are 220 kB.
+const maxAuthorities = 1 << 20
+
+// Authorities reads PEM files of certificates and returns these, and nothing else of the files, in
+// PEM form. A file that cannot be read, or holds none or anything besides, is a Problem: a private
+// key must not travel into containers because it shares a file with its certificate.
+func Authorities(files []string) ([]byte, error) {
+	var out bytes.Buffer
 	for _, path := range files {
-		data, err := os.ReadFile(path)
+		data, err := readAuthority(path)
 		if err != nil {
 			return nil, problem.New("ca_unreadable", problem.Usage, "the authority's certificate cannot be read: %w", err).
-				WithHint("give PEM files to --ca and NODE_EXTRA_CA_CERTS")
+				WithHint("name PEM files in image.ca_certificates, --ca and NODE_EXTRA_CA_CERTS")
 		}
 		n := 0
 		for rest := data; ; n++ {
@@ -101,8 +110,7 @@ func (b *Builder) authorities() ([]byte, error) {
 				return nil, problem.New("ca_invalid", problem.Usage, "%s holds something that is not a certificate", path).
 					WithHint("openssl x509 -in %s -noout", path)
 			}
-			out.WriteByte('\n')
-			_ = pem.Encode(&out, block) // into memory
+			_ = pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes}) // into memory; without headers
 		}
 		if n == 0 {
 			return nil, problem.New("ca_invalid", problem.Usage, "%s holds no certificate in PEM form", path).
@@ -110,6 +118,18 @@ func (b *Builder) authorities() ([]byte, error) {
 		}
 	}
 	return out.Bytes(), nil
+}
+
+// readAuthority reads a regular file of at most maxAuthorities.
+func readAuthority(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxAuthorities {
+		return nil, fmt.Errorf("%s is not a file of at most %d bytes", path, maxAuthorities)
+	}
+	return os.ReadFile(path)
 }
 
 // keptLogs is how many logs of each kind stay.

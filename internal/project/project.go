@@ -34,6 +34,7 @@ type Config struct {
 		DefaultBranch string `yaml:"default_branch"` // "" means the upstream's HEAD
 		HumanName     string `yaml:"human_name"`
 		HumanEmail    string `yaml:"human_email"`
+		Authorship    string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
 	} `yaml:"git"`
 	Gate struct {
 		Protected []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
@@ -60,7 +61,7 @@ func defaults(g config.Global) Config {
 	var c Config
 	c.Run.Run = g.Run
 	c.Image.BaseImage = g.Image.Base
-	c.Git.HumanName, c.Git.HumanEmail = g.Git.HumanName, g.Git.HumanEmail
+	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship
 	return c
 }
 

@@ -18,9 +18,18 @@ func builtinAgents() map[string]*Agent {
 			Command:   "claude",
 			Providers: []string{"anthropic"},
 			Stream:    "claude",
+			// Managed settings outrank the command line and every settings.json. A restricted task
+			// keeps Claude's questions whatever the repository's own settings say.
+			Managed: []Managed{{
+				Path:         "/etc/claude-code/managed-settings.json",
+				Unrestricted: `{"permissions":{"defaultMode":"bypassPermissions"}}`,
+				Restricted:   `{"permissions":{"defaultMode":"default","disableBypassPermissionsMode":"disable"}}`,
+			}},
 			Spec: sandbox.Agent{
 				Headless:     []string{"-p", "--output-format", "stream-json", "--verbose"},
 				Permission:   []string{"--dangerously-skip-permissions"},
+				Opening:      []string{"--", "{prompt}"},
+				Model:        []string{"--model", "{model}"},
 				Instructions: []string{"--append-system-prompt-file", "{file}"},
 				NewSession:   []string{"--session-id", "{id}"},
 				Resume:       []string{"--resume", "{id}"},

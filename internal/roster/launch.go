@@ -3,17 +3,25 @@ package roster
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
 
 	"terok/internal/problem"
 	"terok/internal/sandbox"
+	"terok/internal/text"
 )
 
 // Launch says how one container start wants its agent.
 type Launch struct {
 	Headless   bool             // the container's command is the agent, with Prompt
-	Prompt     string           // of a headless run; reaches the agent as its stdin, never as an argument
+	Prompt     string           // of a headless run; reaches the agent as its stdin, never as an argument. Else what an interactive one begins with, once
+	Model      string           // "" is the agent's own choice
+	Timeout    time.Duration    // of a headless run, whole seconds; 0 is no limit
 	Restricted bool             // leave the agent's own permission prompts on
-	Human      sandbox.Identity // the operator's git identity: committer of the agent's commits
+	Human      sandbox.Identity // the operator's git identity
+	Authorship string           // git.authorship: who is author and who committer of the agent's commits
 	Notes      string           // the operator's instructions, appended to terok's own
 	Facts      Facts            // what terok's own instructions tell
 }
@@ -33,25 +41,61 @@ type Prepared struct {
 	Argv  []string            // headless: the container's command after `guest init`
 	// Attach is run with `podman exec -it` and joins the task's one tmux session, starting the
 	// agent in it the first time.
-	Attach []string
-	Egress []string // rules, tier agent
+	Attach  []string
+	Egress  []string            // rules, tier agent
+	Managed []sandbox.StartFile // administrative settings: to be mounted read-only, not written
 }
 
-// MaxPrompt bounds a prompt, in bytes. The prompt is a file and never an argument.
+// MaxPrompt bounds a headless run's prompt, in bytes. It is a file and never an argument.
 const MaxPrompt = 4 << 20
 
-// Prepare turns an agent and its provider (nil when it needs none) into what a launch adds.
-func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
+// MaxOpening bounds the prompt that an interactive agent begins with, in bytes: agents take it as
+// an argument only, and Linux takes at most 128 KiB in one (execve(2)).
+const MaxOpening = 100 << 10
+
+// modelName is what may be handed to an agent as a model's name; it never looks like an option.
+var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,127}$`)
+
+// Check reports what of a launch the agent cannot do: a Problem of exit 2.
+func (a *Agent) Check(l Launch) error {
 	if l.Headless && l.Prompt == "" {
-		return nil, problem.New("prompt_missing", problem.Usage, "a headless run needs a prompt").
+		return problem.New("prompt_missing", problem.Usage, "a headless run needs a prompt").
 			WithHint("terok run %s -p \"what to do\"", a.Name)
 	}
 	if len(l.Prompt) > MaxPrompt {
-		return nil, problem.New("prompt_too_long", problem.Usage, "the prompt has %d bytes, at most %d are taken", len(l.Prompt), MaxPrompt)
+		return problem.New("prompt_too_long", problem.Usage, "the prompt has %d bytes, at most %d are taken", len(l.Prompt), MaxPrompt).
+			WithHint("put it into a file of the repository and name that")
 	}
 	if l.Headless && a.Spec.Headless == nil {
-		return nil, problem.New("agent_not_headless", problem.Usage, "%s cannot run without a person", a.Name).
+		return problem.New("agent_not_headless", problem.Usage, "%s cannot run without a person", a.Name).
 			WithHint("terok run %s", a.Name)
+	}
+	if !l.Headless && l.Prompt != "" {
+		if len(a.Spec.Opening) == 0 {
+			return problem.New("agent_no_opening", problem.Usage, "%s takes no prompt when it starts with a person", a.Name).
+				WithHint("leave --mode interactive out")
+		}
+		if len(l.Prompt) > MaxOpening || strings.ContainsRune(l.Prompt, 0) {
+			return problem.New("prompt_too_long", problem.Usage, "an interactive agent begins with at most %d bytes of text, not with %d", MaxOpening, len(l.Prompt)).
+				WithHint("put it into a file of the repository and name that")
+		}
+	}
+	if l.Model == "" {
+		return nil
+	}
+	if len(a.Spec.Model) == 0 {
+		return problem.New("agent_no_model", problem.Usage, "%s has no choice of models", a.Name).WithHint("leave --model out")
+	}
+	if !modelName.MatchString(l.Model) {
+		return problem.New("bad_model", problem.Usage, "%q is not a model's name", text.Line(l.Model, 80)).WithHint("e.g. --model sonnet")
+	}
+	return nil
+}
+
+// Prepare turns an agent and its provider (nil when it needs none) into what a launch adds.
+func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
+	if err := a.Check(l); err != nil {
+		return nil, err
 	}
 	program, err := a.Program()
 	if err != nil {
@@ -59,6 +103,16 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 	}
 	spec := a.Spec
 	spec.Name, spec.Program, spec.Restricted = a.Name, program, l.Restricted
+	if l.Model != "" {
+		spec.Args = slices.Clone(spec.Args)
+		for _, arg := range spec.Model {
+			spec.Args = append(spec.Args, strings.ReplaceAll(arg, "{model}", l.Model))
+		}
+	}
+	spec.Author, spec.Committer = authorship(l.Authorship, spec.Author, l.Human)
+	if l.Headless {
+		spec.Timeout = int(l.Timeout / time.Second)
+	}
 	encoded, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode agent %s: %w", a.Name, err)
@@ -77,12 +131,41 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 		Attach: []string{sandbox.GuestProgram, "guest", "agent", "--attach", a.Name},
 		Egress: a.Egress,
 	}
-	if l.Human.Name != "" {
-		prep.Env["TEROK_HUMAN_NAME"], prep.Env["TEROK_HUMAN_EMAIL"] = l.Human.Name, l.Human.Email
+	for _, m := range a.Managed {
+		content := m.Unrestricted
+		if l.Restricted {
+			content = m.Restricted
+		}
+		if content != "" {
+			prep.Managed = append(prep.Managed, sandbox.StartFile{Path: m.Path, Mode: 0o644, Content: content + "\n"})
+		}
+	}
+	if !l.Headless && l.Prompt != "" {
+		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.OpeningFile, Mode: 0o600, Content: l.Prompt})
 	}
 	if l.Headless {
 		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.PromptFile, Mode: 0o600, Content: l.Prompt})
 		prep.Argv = []string{sandbox.GuestProgram, "guest", "agent", "--headless", a.Name}
 	}
 	return prep, nil
+}
+
+// authorship says who is author and who committer of what the agent commits (spec: tasks.md §10).
+// A program that is no agent (Author without a name, a plain shell) commits as the person.
+func authorship(mode string, agent, human sandbox.Identity) (author, committer sandbox.Identity) {
+	if agent.Name == "" {
+		return human, human
+	}
+	if human.Name == "" {
+		human = agent
+	}
+	switch mode {
+	case "human":
+		return human, human
+	case "agent":
+		return agent, agent
+	case "human-agent":
+		return human, agent
+	}
+	return agent, human
 }

@@ -98,7 +98,10 @@ type agentFile struct {
 	Args         []string          `yaml:"args"`
 	Interactive  []string          `yaml:"interactive"`
 	Headless     []string          `yaml:"headless"`
+	Opening      []string          `yaml:"opening"`
+	Model        []string          `yaml:"model"`
 	Permission   []string          `yaml:"permission"`
+	Managed      []managedFile     `yaml:"managed"`
 	Instructions []string          `yaml:"instructions"`
 	NewSession   []string          `yaml:"new_session"`
 	Resume       []string          `yaml:"resume"`
@@ -119,6 +122,16 @@ type homeFile struct {
 	Content string `yaml:"content"`
 	Merge   bool   `yaml:"merge"`
 }
+
+type managedFile struct {
+	Path         string `yaml:"path"`
+	Unrestricted string `yaml:"unrestricted"`
+	Restricted   string `yaml:"restricted"`
+}
+
+// managedPath is a file of settings in a directory below /etc, never a file of /etc itself, nor
+// one that a ".." leads to.
+var managedPath = regexp.MustCompile(`^/etc/[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_.-]*)+$`)
 
 type identityFile struct {
 	Name  string `yaml:"name"`
@@ -157,6 +170,11 @@ func (f *agentFile) Validate() []config.FieldError {
 			bad(fmt.Sprintf("home[%d].path", i), "must be relative to the home directory and stay in it")
 		}
 	}
+	for i, m := range f.Managed {
+		if !managedPath.MatchString(m.Path) {
+			bad(fmt.Sprintf("managed[%d].path", i), "must be a file in the agent's own directory below /etc, such as /etc/demo/settings.json")
+		}
+	}
 	for i, p := range f.Providers {
 		if !entryName.MatchString(p) {
 			bad(fmt.Sprintf("providers[%d]", i), "%q is not a provider's name", p)
@@ -170,14 +188,17 @@ func loadAgent(name, path string, base *Agent) (*Agent, error) {
 		return nil, err
 	}
 	if base == nil {
-		base = &Agent{Title: name, Stream: "plain"}
+		base = &Agent{Title: name, Stream: "plain", Spec: sandbox.Agent{Author: sandbox.Identity{Name: "AI Agent", Email: "ai-agent@localhost"}}}
 	}
 	s := base.Spec
 	f := agentFile{
 		Title: base.Title, Install: installFile(base.Install), Command: base.Command, Providers: base.Providers,
 		Egress: base.Egress, Stream: base.Stream, Args: s.Args, Interactive: s.Interactive, Headless: s.Headless,
-		Permission: s.Permission, Instructions: s.Instructions, NewSession: s.NewSession, Resume: s.Resume,
+		Opening: s.Opening, Model: s.Model, Permission: s.Permission, Instructions: s.Instructions, NewSession: s.NewSession, Resume: s.Resume,
 		SessionFile: s.SessionFile, Env: s.Env, Author: identityFile(s.Author),
+	}
+	for _, m := range base.Managed {
+		f.Managed = append(f.Managed, managedFile(m))
 	}
 	for _, h := range s.Home {
 		f.Home = append(f.Home, homeFile{Path: h.Path, Content: h.Content, Merge: h.Merge})
@@ -190,9 +211,13 @@ func loadAgent(name, path string, base *Agent) (*Agent, error) {
 		Egress: f.Egress, Stream: f.Stream,
 		Spec: sandbox.Agent{
 			Args: f.Args, Interactive: f.Interactive, Headless: f.Headless, Permission: f.Permission,
+			Opening: f.Opening, Model: f.Model,
 			Instructions: f.Instructions, NewSession: f.NewSession, Resume: f.Resume, SessionFile: f.SessionFile,
 			Refuse: s.Refuse, Env: f.Env, Author: sandbox.Identity(f.Author),
 		},
+	}
+	for _, m := range f.Managed {
+		a.Managed = append(a.Managed, Managed(m))
 	}
 	for _, h := range f.Home {
 		a.Spec.Home = append(a.Spec.Home, sandbox.HomeFile{Path: h.Path, Mode: 0o600, Content: h.Content, Merge: h.Merge})

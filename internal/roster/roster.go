@@ -38,7 +38,18 @@ type Agent struct {
 	Egress    []string // further rules in policy grammar, tier agent, e.g. "+example.org:443"
 	Stream    string   // form of the headless output: "claude" or "plain"
 
+	// Managed are the agent's administrative settings, which outrank those of a repository and of
+	// the home directory. They are mounted read-only: also root of the container cannot change them.
+	Managed []Managed
+
 	Spec sandbox.Agent // how the wrapper in the container starts it; Name and Program are filled in
+}
+
+// Managed is one file of administrative settings.
+type Managed struct {
+	Path         string // inside the container: /etc/DIRECTORY/FILE
+	Unrestricted string // content for a task in which the agent does not ask; "" is no file
+	Restricted   string // content for a task in which it does; "" is no file
 }
 
 // Install says which npm package holds an agent. Scripts of the package are never run.

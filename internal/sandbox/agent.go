@@ -5,16 +5,18 @@ import "path"
 // Places inside the container that agents use. They lie in the home of dev and are written at
 // each start; nothing in them is secret and nothing of them is trusted by the host.
 const (
-	AgentDir     = "/home/dev/.terok"            // prompt, instructions, session ids, shims
-	ShimDir      = AgentDir + "/bin"             // first on PATH: `claude` is the wrapper
-	PromptFile   = AgentDir + "/prompt.txt"      // of a headless task, given to the agent as its stdin
-	Instructions = AgentDir + "/instructions.md" // what terok and the operator tell the agent
-	TmuxConf     = AgentDir + "/tmux.conf"       // of session TmuxSession
-	TmuxSession  = "main"                        // every login lands in it
-	GuestProgram = "/run/terok/bin/terok"        // the guest binary
-	BundleMount  = "/opt/terok/agents"           // NAME below it is the agent's bundle, read-only
-	TaskAgentEnv = "TEROK_AGENT"                 // name of the task's agent
-	PhantomMark  = "{phantom}"                   // in Grant.Env: replaced by the phantom token
+	AgentDir     = "/home/dev/.terok"                        // prompt, instructions, session ids, shims
+	ShimDir      = AgentDir + "/bin"                         // first on PATH: `claude` is the wrapper
+	PromptFile   = AgentDir + "/prompt.txt"                  // of a headless task, given to the agent as its stdin
+	OpeningFile  = AgentDir + "/initial-prompt.txt"          // of an interactive task, given to the agent once
+	OpeningDone  = AgentDir + "/initial-prompt.consumed.txt" // what OpeningFile becomes when the agent got it
+	Instructions = AgentDir + "/instructions.md"             // what terok and the operator tell the agent
+	TmuxConf     = AgentDir + "/tmux.conf"                   // of session TmuxSession
+	TmuxSession  = "main"                                    // every login lands in it
+	GuestProgram = "/run/terok/bin/terok"                    // the guest binary
+	BundleMount  = "/opt/terok/agents"                       // NAME below it is the agent's bundle, read-only
+	TaskAgentEnv = "TEROK_AGENT"                             // name of the task's agent
+	PhantomMark  = "{phantom}"                               // in Grant.Env: replaced by the phantom token
 )
 
 // AgentSpecPath is where the wrapper `terok guest agent NAME` finds its Agent.
@@ -28,7 +30,9 @@ type Agent struct {
 	Args         []string          `json:"args,omitempty"`         // always, first
 	Interactive  []string          `json:"interactive,omitempty"`  // added without a prompt on stdin
 	Headless     []string          `json:"headless,omitempty"`     // added by --headless; the prompt is the agent's stdin
+	Opening      []string          `json:"opening,omitempty"`      // added last at the first interactive start; "{prompt}" is the opening prompt
 	Permission   []string          `json:"permission,omitempty"`   // added when the task is unrestricted
+	Model        []string          `json:"model,omitempty"`        // selects a model; "{model}" is its name, filled in by the launch
 	Instructions []string          `json:"instructions,omitempty"` // added when the file exists; "{file}" is its path
 	NewSession   []string          `json:"new_session,omitempty"`  // "{id}" is a fresh UUID
 	Resume       []string          `json:"resume,omitempty"`       // "{id}" is the stored one
@@ -37,7 +41,9 @@ type Agent struct {
 	Env          map[string]string `json:"env,omitempty"`          // quiet settings
 	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent
 	Author       Identity          `json:"author"`                 // git author of the agent's commits
+	Committer    Identity          `json:"committer"`              // git committer of the agent's commits
 	Restricted   bool              `json:"restricted,omitempty"`   // no Permission args
+	Timeout      int               `json:"timeout,omitempty"`      // seconds that a headless run may take, 0 for no limit
 }
 
 // HomeFile is a file below the home directory that the wrapper writes before it starts the
