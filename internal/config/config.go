@@ -53,6 +53,10 @@ type FieldError struct {
 // nil-free plain values: string, bool, int64, uint64, float64, []any or map[string]any.
 type Unmarshaler interface{ UnmarshalConfig(value any) error }
 
+// Located is implemented by types that remember where in the file they stand: LocateConfig gets
+// the line, from 1, before the value is filled in.
+type Located interface{ LocateConfig(line int) }
+
 // Mover is implemented by root types whose keys have had other names: it maps the old dotted path
 // to what to write now. "ui.*" covers a whole section.
 type Mover interface{ Moved() map[string]string }

@@ -116,6 +116,11 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path, oneof string) {
 		}
 	}
 	if v.CanAddr() {
+		if l, ok := v.Addr().Interface().(Located); ok {
+			if tk := startOf(n); tk != nil && tk.Position != nil {
+				l.LocateConfig(tk.Position.Line)
+			}
+		}
 		switch u := v.Addr().Interface().(type) {
 		case Unmarshaler:
 			p, ok := d.plain(n, path)

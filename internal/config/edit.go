@@ -26,6 +26,11 @@ import (
 // check, when not nil, sees the new text first, and its error leaves the file alone. A symbolic
 // link stays one and its target is changed. Concurrent edits wait for each other.
 func SetPath(file, path string, value any, check func(data []byte) error) error {
+	return rewrite(file, check, func(name string, data []byte) ([]byte, error) { return Edit(name, data, path, value) })
+}
+
+// rewrite replaces a file by what edit makes of it, under its lock.
+func rewrite(file string, check func(data []byte) error, edit func(name string, data []byte) ([]byte, error)) error {
 	target, err := filepath.EvalSymlinks(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		target, err = file, nil
@@ -46,7 +51,7 @@ func SetPath(file, path string, value any, check func(data []byte) error) error 
 	if fi, err := os.Stat(target); err == nil {
 		mode = fi.Mode().Perm()
 	}
-	edited, err := Edit(target, data, path, value)
+	edited, err := edit(target, data)
 	if err != nil {
 		return err
 	}
