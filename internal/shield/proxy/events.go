@@ -209,10 +209,13 @@ func (p *Proxy) denied(f *flow, d policy.Decision) {
 	e := grounds(f.event(ev), d)
 	e.Verdict = "deny" // also when nobody could be asked
 	p.ledger.record(e, "")
+	if ev == evBlocked && !f.held {
+		p.refused(p.question(f))
+	}
 }
 
 // mismatch accounts for a second name that policy does not allow. source is "sni" or "host".
-func (p *Proxy) mismatch(f *flow, second, source string, d policy.Decision) {
+func (p *Proxy) mismatch(f *flow, second, source string, r policy.Request, d policy.Decision) {
 	e := grounds(f.event(evMismatch), d)
 	e.NameSource, e.Detail = source, map[string]string{"second": second}
 	if e.Verdict = "deny"; p.cfg.Verify == LogOnly {
@@ -222,6 +225,11 @@ func (p *Proxy) mismatch(f *flow, second, source string, d policy.Decision) {
 		p.refusedName(f)
 	}
 	p.ledger.record(e, second)
+	if d.Rule == nil && d.Tier == policy.Default && p.cfg.Verify == Enforce {
+		q := p.question(f)
+		q.Request, q.Own, q.Source = r, f.key(), source
+		p.refused(q)
+	}
 }
 
 func (p *Proxy) malformed(f *flow, source string, err error) {

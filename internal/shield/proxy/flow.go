@@ -26,13 +26,17 @@ type flow struct {
 	dst     netip.AddrPort // literal destination; synthetic when name is set
 	port    uint16
 	started time.Time
+	held    bool // it has waited for an answer
 	service bool // one of ours: only quarantine closes it
+
+	// idle: nothing passes and nothing will before policy is asked anew. It is held, or it is being
+	// refused in its own protocol, which a reset by Recheck would spoil.
+	idle atomic.Bool
 
 	up, down atomic.Uint64
 
 	mu       sync.Mutex
 	claims   []policy.Request // what it was allowed under: its own name, then second names
-	asked    bool             // somebody allowed this very connection
 	front    bool
 	dialled  netip.AddrPort
 	upstream *stream
@@ -153,8 +157,11 @@ func (p *Proxy) withheld(f *flow) (policy.Decision, bool) {
 // rejudge returns why a live flow is refused by the policy of this moment, or "".
 func (p *Proxy) rejudge(f *flow) string {
 	f.mu.Lock()
-	claims, dialled, asked, front := f.claims, f.dialled, f.asked, f.front
+	claims, dialled, front := f.claims, f.dialled, f.front
 	f.mu.Unlock()
+	if f.idle.Load() {
+		return ""
+	}
 	if f.service {
 		if d, no := p.withheld(f); no {
 			return "policy: " + d.Reason
@@ -172,9 +179,6 @@ func (p *Proxy) rejudge(f *flow) string {
 	}
 	for i, r := range claims {
 		d := p.decide(r)
-		if d.Verdict == policy.Ask && asked && i == 0 {
-			d.Verdict = policy.Allow
-		}
 		if d.Verdict != policy.Allow {
 			return "policy: " + d.Reason
 		}
@@ -300,18 +304,11 @@ func (p *Proxy) proceed(ctx context.Context, f *flow) {
 	if d.Verdict == policy.Ask && p.cfg.Ask != nil {
 		if !p.slots.held.take() {
 			p.overLimit(f, "held connections")
+			p.refused(p.question(f))
 			return
 		}
-		ok := p.cfg.Ask(ctx, f.request())
+		d = p.hold(ctx, f)
 		p.slots.held.give()
-		if ok {
-			if d = p.decide(f.request()); d.Verdict == policy.Ask { // allowed once, by no rule
-				f.mu.Lock()
-				f.asked = true
-				f.mu.Unlock()
-				d.Verdict, d.Reason = policy.Allow, "allowed once"
-			}
-		}
 	}
 	if d.Verdict != policy.Allow {
 		p.deny(f, d)
@@ -332,6 +329,57 @@ func (p *Proxy) proceed(ctx context.Context, f *flow) {
 		p.serveTLS(ctx, f, d)
 	default:
 		p.serveOpaque(ctx, f, d, true)
+	}
+}
+
+// hold waits for an answer and judges the flow anew: only a rule opens it. The wait ends as well
+// when the client hangs up, so that those who gave up leave their place to others.
+func (p *Proxy) hold(ctx context.Context, f *flow) policy.Decision {
+	f.idle.Store(true)
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var gone atomic.Bool
+	done := make(chan struct{})
+	f.client.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(done)
+		if f.client.awaitHangUp() {
+			gone.Store(true)
+			cancel()
+		}
+	}()
+	p.cfg.Ask(wait, p.question(f))
+	f.client.SetReadDeadline(time.Unix(1, 0)) // ends awaitHangUp
+	<-done
+	f.client.SetReadDeadline(time.Time{})
+	d := p.decide(f.request())
+	switch {
+	case d.Verdict == policy.Allow:
+		f.idle.Store(false) // connect judges once more, after this
+	case gone.Load():
+		d.Reason = "no rule allows it; the client gave up waiting for an answer"
+	case d.Verdict == policy.Ask:
+		d.Reason = "no rule allows it, and nobody has said yes in time"
+	}
+	f.held = true
+	return d
+}
+
+// question is what somebody would have to allow for f.
+func (p *Proxy) question(f *flow) Question {
+	q := Question{Request: f.request(), Source: "dns"}
+	if f.name == "" {
+		q.Source = "none"
+	}
+	if a, ok := f.client.RemoteAddr().(*net.TCPAddr); ok {
+		q.Client = a.AddrPort()
+	}
+	return q
+}
+
+func (p *Proxy) refused(q Question) {
+	if p.cfg.Refused != nil {
+		p.cfg.Refused(q)
 	}
 }
 

@@ -83,9 +83,14 @@ type Config struct {
 	Vital map[netip.AddrPort]bool
 	// Front is the vault's; nil: none.
 	Front Front
-	// Ask holds a connection whose decision is [policy.Ask] until somebody answered or nobody can;
-	// it returns true when the connection may proceed. nil: nobody can answer, Ask denies.
-	Ask func(ctx context.Context, r policy.Request) bool
+	// Ask holds a connection whose decision is [policy.Ask] until it is time to judge it again:
+	// somebody answered, or nobody will. It changes nothing itself: an answer is a rule, and what
+	// policy still does not allow is refused. It returns soon after ctx ends, which it does when
+	// the client hangs up. nil: Ask denies at once.
+	Ask func(ctx context.Context, q Question)
+	// Refused is told of every connection that was refused because no rule allows it, without
+	// having been held. It must not block. nil: nobody wants to know.
+	Refused func(q Question)
 	// Verify is what happens on a name mismatch.
 	Verify Verify
 	// Subject names the task in hints, e.g. "webshop/k3v9p".
@@ -94,6 +99,16 @@ type Config struct {
 	Record audit.Recorder
 	// Limits bound what one container can hold.
 	Limits Limits
+}
+
+// Question is a connection that waits, or was refused, because no rule allows it.
+type Question struct {
+	Request policy.Request // what would have to be allowed
+	Source  string         // where the name comes from: dns, sni, host or none
+	// Own is the connection's own name or address when Request is about a second name that the
+	// client claims in SNI or Host; else "".
+	Own    string
+	Client netip.AddrPort // the container's end, which tells the process
 }
 
 // Service answers connections to one of the supervisor's own addresses. ServeConn owns c, and

@@ -240,55 +240,6 @@ func TestMixedAnswersUseThePublicOne(t *testing.T) {
 	}
 }
 
-func TestAskHoldsAndIsBounded(t *testing.T) {
-	answers := make(chan bool)
-	var waiting atomic.Int32
-	r := newRig(t, nil, func(c *Config) {
-		c.Limits.Held = 2
-		c.Ask = func(ctx context.Context, req policy.Request) bool {
-			waiting.Add(1)
-			select {
-			case ok := <-answers:
-				return ok
-			case <-ctx.Done():
-				return false
-			}
-		}
-	})
-	r.pol.Store(policy.New(nil, policy.Options{Posture: policy.Up, CanAsk: true}))
-	r.serve(addrA+":443", echo)
-	c1 := r.dial("a.test:443")
-	eventually(t, "one waits", func() bool { return waiting.Load() == 1 })
-	c2 := r.dial("a.test:443")
-	eventually(t, "two wait", func() bool { return waiting.Load() == 2 })
-	r.refused(t, "a.test:443")
-	if ev := r.events.of(evLimit); len(ev) != 1 {
-		t.Errorf("limit events %+v", ev)
-	}
-	hello := clientHello(t, "a.test")
-	c1.Write(hello)
-	c2.Write(hello)
-	answers <- true
-	answers <- false
-	got := map[string]int{}
-	for _, c := range []*net.TCPConn{c1, c2} {
-		b := make([]byte, 7)
-		io.ReadFull(c, b)
-		got[string(b)]++
-	}
-	if got[string(hello[:7])] != 1 || got["\x15\x03\x03\x00\x02\x02\x31"] != 1 {
-		t.Errorf("got %v; want one allowed and one alert", got)
-	}
-	// Allowed once stays while policy would ask, and ends when policy denies.
-	r.p.Recheck()
-	if n := r.p.Counters(); n.Open != 1 {
-		t.Fatalf("counters %+v", n)
-	}
-	r.setRules("deny!-a.test")
-	r.p.Recheck()
-	eventually(t, "cut", func() bool { return r.p.Counters().Cut == 1 })
-}
-
 func TestRecheckCutsOnlyWhatIsRefused(t *testing.T) {
 	r := newRig(t, []string{"+a.test:7000", "+b.test:7000"})
 	got := make(chan int, 2)

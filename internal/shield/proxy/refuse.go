@@ -12,12 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"terok/internal/sandbox"
 	"terok/internal/shield/policy"
 	"terok/internal/text"
 )
 
 const (
 	sniffTimeout = 400 * time.Millisecond // for the client's first bytes when it is refused
+	heldTimeout  = 5 * time.Millisecond   // the same after a hold
 	lingerTime   = 300 * time.Millisecond // for the client to take the answer
 	lingerBytes  = 64 << 10
 
@@ -37,13 +39,18 @@ const (
 
 // deny refuses a flow that policy does not allow, in the client's protocol if it speaks at once.
 func (p *Proxy) deny(f *flow, d policy.Decision) {
+	f.idle.Store(true)
 	p.denied(f, d)
 	if !p.slots.refusing.take() {
 		f.client.reset()
 		return
 	}
 	defer p.slots.refusing.give()
-	proto, head := p.sniff(f.client)
+	patience := sniffTimeout
+	if f.held { // what it had to say first it has said while it waited
+		patience = heldTimeout
+	}
+	proto, head := p.sniff(f.client, patience)
 	switch proto {
 	case protoHTTP:
 		p.forbid(f, d, f.key(), head)
@@ -56,10 +63,10 @@ func (p *Proxy) deny(f *flow, d policy.Decision) {
 
 // sniff waits briefly for the client's first bytes. It never decides anything but the form of a
 // refusal.
-func (p *Proxy) sniff(s *stream) (protocol, requestHint) {
+func (p *Proxy) sniff(s *stream, patience time.Duration) (protocol, requestHint) {
 	proto := protoOther
 	var hint requestHint
-	p.peek(s, time.Now().Add(sniffTimeout), func(w []byte) bool {
+	p.peek(s, time.Now().Add(patience), func(w []byte) bool {
 		switch {
 		case w[0] == recordHandshake:
 			if len(w) < 3 {
@@ -131,6 +138,7 @@ type refusal struct {
 	Reason   string `json:"reason"`
 	Operator string `json:"operator_command"` // what a person on the host can run
 	Explain  string `json:"explain"`          // what works inside the container
+	Ask      string `json:"ask,omitempty"`    // what asks the operator, from inside
 }
 
 // forbid answers a request to host with 403 and ends the connection.
@@ -138,7 +146,7 @@ func (p *Proxy) forbid(f *flow, d policy.Decision, host string, hint requestHint
 	r := refusal{
 		Error: "refused_by_shield", Host: text.Line(host, 253), Port: f.port, Tier: d.Tier.String(),
 		Reason:  text.Line(d.Reason, text.MaxLine),
-		Explain: "terok guest why " + text.Line(host, 253),
+		Explain: sandbox.GuestProgram + " guest why " + text.Line(host, 253),
 	}
 	if d.Rule != nil {
 		r.Rule = text.Line(d.Rule.Text, text.MaxLine)
@@ -148,6 +156,11 @@ func (p *Proxy) forbid(f *flow, d policy.Decision, host string, hint requestHint
 	}
 	target := net.JoinHostPort(r.Host, strconv.Itoa(int(f.port)))
 	r.Operator = strings.Join(strings.Fields("terok shield allow "+text.Line(p.cfg.Subject, 128)+" "+target), " ")
+	next := "If the task needs it, say so; an operator on the host can run: " + r.Operator
+	if d.Rule == nil && d.Tier == policy.Default && p.cfg.Ask != nil {
+		r.Ask = sandbox.GuestProgram + " guest ask " + target + ` --reason "what it is needed for"`
+		next = "If the task needs it, ask: " + r.Ask + " (it waits for the answer); or an operator on the host can run: " + r.Operator
+	}
 	js, err := json.Marshal(r)
 	if err != nil {
 		f.client.reset()
@@ -157,8 +170,7 @@ func (p *Proxy) forbid(f *flow, d policy.Decision, host string, hint requestHint
 	if !hint.json {
 		kind = "text/plain; charset=utf-8"
 		body = fmt.Appendf(nil, "terok refused this request: this container may not reach %s (%s). Trying again or "+
-			"another way does not help. If the task needs it, say so; an operator on the host can run: %s\n\n%s\n",
-			target, r.Reason, r.Operator, js)
+			"another way does not help. %s\n\n%s\n", target, r.Reason, next, js)
 	}
 	p.respond(f, http.StatusForbidden, kind, body, hint)
 }

@@ -90,7 +90,7 @@ func (p *Proxy) second(f *flow, name, source string) (policy.Decision, bool) {
 	}
 	if p.cfg.Verify == LogOnly {
 		if d := p.decide(r); d.Verdict != policy.Allow {
-			p.mismatch(f, name, source, d)
+			p.mismatch(f, name, source, r, d)
 		}
 		return policy.Decision{}, true
 	}
@@ -100,7 +100,7 @@ func (p *Proxy) second(f *flow, name, source string) (policy.Decision, bool) {
 	if d.Verdict == policy.Allow {
 		return d, true
 	}
-	p.mismatch(f, name, source, d)
+	p.mismatch(f, name, source, r, d)
 	return d, false
 }
 

@@ -41,6 +41,28 @@ func (s *stream) reset() {
 	s.Close()
 }
 
+// awaitHangUp waits until the client has given up, and returns false when the read deadline ends
+// the wait. A client that only closed its sending side may still wait for an answer; one that
+// began with TLS, or said nothing at all, does not.
+func (s *stream) awaitHangUp() bool {
+	gone := false
+	err := s.raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
+			return false
+		}
+		if fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
+			gone = true
+			return true
+		}
+		first := make([]byte, 1)
+		n, err := recvPeek(int(fd), first)
+		gone = err != nil || n == 0 || first[0] == recordHandshake
+		return gone
+	})
+	return err == nil && gone
+}
+
 // plainDial connects with TCP proper: an MPTCP socket cannot be spliced.
 func plainDial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: keepAlive()}
