@@ -182,6 +182,7 @@ func (a *App) start(ctx context.Context, s starting) error {
 		spec.Privilege = launch.None
 	}
 	limits(&spec, s.project.Run.Run)
+	a.confinement(&spec, s.global)
 	workspace := filepath.Join(spec.Dir, "workspace")
 	if err := os.MkdirAll(workspace, 0o700); err != nil {
 		return err

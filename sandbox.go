@@ -154,6 +154,7 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 	spec := launch.Spec{Key: name, Name: sandboxContainer(name), Dir: dir, Image: o.Image, Argv: o.Command, TTY: o.TTY,
 		Stdin: o.Stdin, Remove: o.Remove, Policy: doc, Start: sandbox.Start{Env: env}, Mounts: mounts}
 	limits(&spec, global.Run)
+	a.confinement(&spec, global)
 	if o.NoRoot {
 		spec.Privilege = launch.None
 	}

@@ -20,6 +20,7 @@ import (
 	"terok/internal/podman"
 	"terok/internal/problem"
 	"terok/internal/sandbox"
+	"terok/internal/sandbox/landlock"
 	"terok/internal/shield/policy"
 	"terok/internal/state"
 	"terok/internal/text"
@@ -104,6 +105,9 @@ func (l *Launcher) plan(ctx context.Context, s Spec) (p *plan, done func(), err 
 	if err := l.defaults(&s); err != nil {
 		return nil, nil, err
 	}
+	if err := landlock.Missing(landlock.ABI()); err != nil && !s.WithoutLandlock {
+		return nil, nil, problem.New("landlock_missing", problem.Runtime, "%w", err).WithHint("%s", landlock.Cure)
+	}
 	p = &plan{spec: s, hostname: hostname(s.Key)}
 	if err := l.checkMounts(p); err != nil {
 		return nil, nil, err
@@ -186,8 +190,10 @@ func (l *Launcher) write(p *plan) error {
 	f := sandbox.File{Schema: sandbox.Schema, Key: s.Key, Name: s.Name, Project: s.Project, Task: s.Task, Mode: s.Mode,
 		Launch: s.Launch, Dir: dir, RuntimeDir: l.Roots.RunDir(s.Key), CIDFile: filepath.Join(dir, "container.id"),
 		StartError: filepath.Join(dir, "start-error"), PanicLock: l.Roots.PanicLock(), Keyholder: l.Roots.KeyholderSocket(),
-		Start: s.Start, Gate: s.Gate, Vault: s.Vault, SigningKey: make([]byte, 32)}
+		Start: s.Start, Gate: s.Gate, Vault: s.Vault, SigningKey: make([]byte, 32), SealingKey: make([]byte, 32),
+		WithoutLandlock: s.WithoutLandlock}
 	_, _ = rand.Read(f.SigningKey) // never fails
+	_, _ = rand.Read(f.SealingKey)
 	if s.Privilege == Sudo {
 		f.Bounding = bounding
 	} else {

@@ -51,6 +51,10 @@ type Spec struct {
 
 	Privilege Privilege // "" is Sudo
 
+	// WithoutLandlock starts the container also on a kernel that cannot confine the files of the
+	// supervisor's worker.
+	WithoutLandlock bool
+
 	Policy policy.Document // rules of all tiers but session, and settings
 	Start  sandbox.Start   // Env of the container goes here, never into podman's arguments
 	Gate   *sandbox.Gate

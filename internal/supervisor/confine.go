@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok/internal/sandbox"
+	kernel "terok/internal/sandbox/landlock"
 )
 
 // confine takes from the worker what it does not need: files beyond its own few (Landlock), TCP
@@ -19,8 +21,9 @@ import (
 // against a worker that was taken over through something it parsed. It comes after everything is
 // open and cannot be undone; git, which the gate runs, inherits it.
 //
-// Landlock is best effort: a kernel without it, or with less of it, leaves that layer out. The
-// seccomp filter is not: without it the worker does not serve.
+// Neither layer is left out in silence: without the seccomp filter the worker does not serve, and
+// without Landlock only where the sandbox file says so. A kernel whose Landlock confines files but
+// knows less of the rest gives what it has; status names what is missing.
 func confine(h *handover) error {
 	if err := restrictFiles(h); err != nil {
 		return fmt.Errorf("restrict files (Landlock): %w", err)
@@ -33,6 +36,12 @@ func confine(h *handover) error {
 }
 
 func restrictFiles(h *handover) error {
+	if err := kernel.Missing(kernel.ABI()); err != nil {
+		if h.File.WithoutLandlock {
+			return nil
+		}
+		return err
+	}
 	dir := h.File.Dir
 	rules := []landlock.Rule{
 		// Resolving, certificate roots, peers of the control socket.
@@ -56,7 +65,15 @@ func restrictFiles(h *handover) error {
 	// (landlock(7), LANDLOCK_ACCESS_FS_REFER), which git needs to take a push.
 	all := landlock.V6
 	all.HandledAccessNet = ll.AccessNetBindTCP
-	return all.BestEffort().Restrict(rules...)
+	if err := all.BestEffort().Restrict(rules...); err != nil {
+		return err
+	}
+	// Best effort must not have meant nothing: no rule covers the root.
+	if fd, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Close(fd)
+		return errors.New("the host's files can still be read")
+	}
+	return nil
 }
 
 // calls are the system calls of the Go runtime, of plain file and socket work, and of git.

@@ -20,6 +20,7 @@ import (
 
 	"terok/internal/control"
 	"terok/internal/sandbox"
+	"terok/internal/sandbox/landlock"
 	"terok/internal/shield/netns"
 	"terok/internal/vault/front"
 	"terok/internal/vault/keyholder"
@@ -90,6 +91,10 @@ func prepare(args []string) (*parent, error) {
 	file, err := sandbox.Load(args[0])
 	if err != nil {
 		return nil, err
+	}
+	abi := landlock.ABI()
+	if err := landlock.Missing(abi); err != nil && !file.WithoutLandlock {
+		return nil, fmt.Errorf("%w; %s", err, landlock.Cure)
 	}
 	p := &parent{
 		hand:    handover{Path: args[0], File: *file, ContainerID: args[1], StartedAt: time.Now().UTC()},
