@@ -1,7 +1,7 @@
 // Package store keeps the vault on disk: one age-encrypted document and the ways in.
 //
 //	vault.age    JSON document of credentials, encrypted to a hybrid post-quantum age identity
-//	vault.age.1  the generation before it
+//	vault.age.1  the generation before it; without what was deleted since
 //	slots.json   that identity, wrapped once per way in; today one passphrase (age's scrypt)
 //	vault.lock   held by whoever writes
 //
@@ -156,6 +156,15 @@ func sweep(dir string) {
 
 func globEscape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+}
+
+// replaceBoth writes data as both generations, the earlier one first: what was deleted is in no
+// file once vault.age is replaced, and while it is not, the deletion has not happened.
+func replaceBoth(dir string, data []byte) error {
+	if err := state.WriteFile(vaultFile(dir)+".1", data); err != nil {
+		return err
+	}
+	return state.WriteFile(vaultFile(dir), data)
 }
 
 // replaceVault writes a new generation of vault.age and keeps the one before it. At every point

@@ -298,6 +298,48 @@ func TestDamageHintsAtTheGenerationBefore(t *testing.T) {
 	}
 }
 
+// TestDeletedIsInNoGeneration: whoever has the passphrase finds a deleted key in no file, and
+// everything else in both generations.
+func TestDeletedIsInNoGeneration(t *testing.T) {
+	dir := newVault(t)
+	v := open(t, dir)
+	for _, provider := range []string{"anthropic", "openai"} {
+		if _, err := v.Put("shared", provider, "api_key", []byte(secret+provider), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, err := v.Delete("shared", "anthropic"); err != nil || !found {
+		t.Fatal(found, err)
+	}
+	v.Close()
+	files, err := filepath.Glob(filepath.Join(globEscape(dir), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	generations := 0
+	for _, file := range append(files, filepath.Join(dir, ".vault.age")) {
+		data, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(filepath.Base(file), "vault.age") {
+			continue
+		}
+		generations++
+		c := copyVault(t, dir)
+		if err := os.WriteFile(vaultFile(c), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v := open(t, c)
+		if _, ok, err := v.Get("shared", "anthropic"); ok || err != nil {
+			t.Errorf("%s still holds the deleted key (%v)", filepath.Base(file), err)
+		}
+		if _, ok, err := v.Get("shared", "openai"); !ok || err != nil {
+			t.Errorf("%s lost another key: %v", filepath.Base(file), err)
+		}
+	}
+	if generations != 2 {
+		t.Errorf("%d generations", generations)
+	}
+}
+
 func copyVault(t *testing.T, dir string) string {
 	t.Helper()
 	c := filepath.Join(t.TempDir(), "vault")

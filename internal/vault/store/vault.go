@@ -271,9 +271,10 @@ func (v *Vault) Put(scope, provider, kind string, secret []byte, now time.Time) 
 	return replaced, err
 }
 
-// Delete removes a credential durably and reports whether there was one.
+// Delete removes a credential durably, from the generation before as well, and reports whether
+// there was one.
 func (v *Vault) Delete(scope, provider string) (found bool, err error) {
-	err = v.update(func(d *document) error {
+	err = v.updateWith(replaceBoth, func(d *document) error {
 		i := d.find(scope, provider)
 		if i < 0 {
 			return errUnchanged
@@ -291,8 +292,10 @@ func (v *Vault) Delete(scope, provider string) (found bool, err error) {
 
 var errUnchanged = errors.New("unchanged")
 
-// update changes the document on disk first and in memory after that.
-func (v *Vault) update(change func(*document) error) error {
+// update changes the document on disk first and in memory after that; the generation before stays.
+func (v *Vault) update(change func(*document) error) error { return v.updateWith(replaceVault, change) }
+
+func (v *Vault) updateWith(replace func(dir string, data []byte) error, change func(*document) error) error {
 	unlock, err := state.Lock(lockName(v.dir))
 	if err != nil {
 		return err
@@ -321,7 +324,7 @@ func (v *Vault) update(change func(*document) error) error {
 	if err != nil {
 		return err
 	}
-	if err := replaceVault(v.dir, data); err != nil {
+	if err := replace(v.dir, data); err != nil {
 		next.close()
 		return fmt.Errorf("store the vault: %w", err)
 	}

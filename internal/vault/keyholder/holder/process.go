@@ -43,6 +43,10 @@ func Main(args []string) int {
 		return problem.Failed
 	}
 	roots := state.Roots{Data: args[0], Runtime: args[1]}
+	if err := confine(roots); err != nil {
+		tell(err.Error())
+		return problem.Failed
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	err := Run(ctx, Config{Roots: roots}, func() {
