@@ -2,7 +2,6 @@ package terok
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -209,14 +208,8 @@ func (a *App) FindTask(project, word string) (*task.Task, error) {
 func (a *App) TaskStatus(ctx context.Context, t *task.Task) (*TaskView, error) {
 	byKey, qerr := a.containers(ctx)
 	v := a.taskView(ctx, task.Entry{Task: *t}, byKey, qerr)
-	desired := string(control.Up)
-	if data, err := os.ReadFile(sandbox.PosturePath(t.Dir(a.Roots))); err == nil {
-		desired = strings.TrimSpace(string(data))
-		var p struct{ Posture string }
-		if json.Unmarshal(data, &p) == nil && p.Posture != "" {
-			desired = p.Posture
-		}
-	}
+	d, _ := control.ReadDesired(sandbox.PosturePath(t.Dir(a.Roots))) // unreadable is quarantine
+	desired := string(d.At(a.Now()))
 	v.DesiredEgress = &desired
 	if v.Container != nil && v.Container.Running {
 		s, err := control.Dial(a.controlSocket(taskKey(t))).Status(ctx)

@@ -19,7 +19,7 @@ import (
 func newShieldCmd(e *env) *cobra.Command {
 	return group("shield", "What a container may reach: look and change",
 		newShieldStatusCmd(e), newShieldChangeCmd(e, "allow", "+"), newShieldChangeCmd(e, "deny", "-"),
-		newShieldLogsCmd(e), newShieldExplainCmd(e))
+		newShieldUpCmd(e), newShieldDownCmd(e), newShieldQuarantineCmd(e), newShieldLogsCmd(e), newShieldExplainCmd(e))
 }
 
 const targetHelp = "TARGET is the name of a sandbox, or PROJECT/TASK, or a task id."
@@ -72,6 +72,10 @@ func postureNote(st control.Status) string {
 		return " (no supervisor: the container has no network; restart it)"
 	case st.Posture == control.Failing:
 		return " (the network inside was changed from outside: quarantine until a restart)"
+	case st.Posture == control.Quarantine && st.Desired != control.Quarantine:
+		return fmt.Sprintf(" (wanted: %s; %s)", st.Desired, text.Show(st.Reason))
+	case st.Posture.Lowered():
+		return loweredNote(st)
 	case st.Posture != st.Desired:
 		return fmt.Sprintf(" (wanted: %s)", st.Desired)
 	case !st.Ready:

@@ -83,6 +83,7 @@ func newTaskListCmd(e *env) *cobra.Command {
 			}); perr != nil {
 				return perr
 			}
+			e.banner(running(list)...)
 			return err // podman could not be asked: listed as unknown, exit 10
 		},
 	}
@@ -120,6 +121,7 @@ func newTaskStatusCmd(e *env) *cobra.Command {
 			if v == nil {
 				return err
 			}
+			e.banner([2]string{v.Project, v.ID})
 			if perr := e.print("task.status", v, func(w io.Writer) error { return printTask(w, v) }); perr != nil {
 				return perr
 			}
@@ -379,6 +381,7 @@ container; detach there, or with tmux's prefix Ctrl-a and d. The agent goes on.`
 
 // attach opens the task's terminal and says at the end how to come back.
 func (e *env) attach(ctx context.Context, t *terok.Task) error {
+	e.banner([2]string{t.Project, t.ID})
 	if err := e.app.AttachTask(ctx, t, e.in.(*os.File), e.out.(*os.File)); err != nil {
 		return err
 	}
