@@ -73,7 +73,11 @@ type Resolver struct {
 	Upstream Upstream // other types of allowed names
 	Record   audit.Recorder
 	Routed   func(name string) bool // names that the vault answers for; they resolve without upstream
-	Hostname string                 // the container's own name
+	// Resolved is told of each answer with an address that policy lets the container reach, before
+	// it is sent. It must not block for long. nil: nobody wants to know.
+	Resolved func(name string, a netip.Addr)
+	IPv6     bool   // AAAA is answered like A, with addresses of V6Range
+	Hostname string // the container's own name
 	Limits   Limits
 	Now      func() time.Time // nil: time.Now
 	Counters Counters
@@ -125,6 +129,7 @@ func (r *Resolver) handle(msg, out []byte) answer {
 	var q query
 	switch parseQuery(msg, &q) {
 	case dropped:
+		r.badMessage(&q, "no query: too short, or an answer")
 		return answer{none: true}
 	case malformed:
 		r.Counters.Queries.Add(1)
@@ -211,21 +216,36 @@ func (r *Resolver) judge(q *query, rep *reply, p *policy.Policy, now time.Time) 
 	return nil, nil
 }
 
-// synthetic answers without upstream: the name's own address for A, HINFO for ANY (RFC 8482 §4.2),
-// no data for everything else. No data for AAAA, HTTPS and SVCB keeps address hints, foreign
-// addresses and ECH keys out of the container.
+// synthetic answers without upstream: the name's own address for A (and AAAA with IPv6), HINFO for
+// ANY (RFC 8482 §4.2), no data for everything else. No data for HTTPS and SVCB keeps address hints,
+// foreign addresses and ECH keys out of the container.
 func (r *Resolver) synthetic(q *query, rep *reply, pinned bool, now time.Time) {
-	switch q.qtype {
-	case mdns.TypeA:
+	switch {
+	case r.addressed(q):
 		if !r.Table.Has(q.name) && !r.spend(rep, now) {
 			return
 		}
-		a, _ := r.Table.Addr(q.name, pinned)
-		b := a.As4()
-		rep.add(mdns.TypeA, answerTTL, b[:])
-	case mdns.TypeANY:
+		r.addAddress(q, rep, pinned)
+	case q.qtype == mdns.TypeANY:
 		rep.add(mdns.TypeHINFO, hinfoTTL, []byte("\x07RFC8482\x00"))
 	}
+}
+
+// addressed tells whether a question is for an address of a family that names have here.
+func (r *Resolver) addressed(q *query) bool {
+	return q.qtype == mdns.TypeA || q.qtype == mdns.TypeAAAA && r.IPv6
+}
+
+// addAddress answers with the name's own address.
+func (r *Resolver) addAddress(q *query, rep *reply, pinned bool) {
+	a, _ := r.Table.Addr(q.name, pinned)
+	if pinned && r.Resolved != nil {
+		r.Resolved(q.name, a)
+	}
+	if q.qtype == mdns.TypeAAAA {
+		a = V6(a)
+	}
+	rep.add(q.qtype, answerTTL, a.AsSlice())
 }
 
 // spend takes one query from the rate, or refuses.
@@ -241,11 +261,8 @@ func (r *Resolver) spend(rep *reply, now time.Time) bool {
 // listed handles a name that may be sent upstream.
 func (r *Resolver) listed(q *query, rep *reply, p *policy.Policy, now time.Time) (waiter, chan struct{}) {
 	work := r.forward
-	switch q.qtype {
-	case mdns.TypeAAAA, mdns.TypeHTTPS, mdns.TypeSVCB, mdns.TypeANY:
-		r.synthetic(q, rep, true, now)
-		return nil, nil
-	case mdns.TypeA:
+	switch {
+	case r.addressed(q):
 		work = r.resolve
 		switch state, err := r.Lookup.peek(q.name); state {
 		case known:
@@ -254,6 +271,9 @@ func (r *Resolver) listed(q *query, rep *reply, p *policy.Policy, now time.Time)
 		case asked:
 			return r.take(r.waiting, work, rep, now)
 		}
+	case q.qtype == mdns.TypeAAAA, q.qtype == mdns.TypeHTTPS, q.qtype == mdns.TypeSVCB, q.qtype == mdns.TypeANY:
+		r.synthetic(q, rep, true, now)
+		return nil, nil
 	}
 	if !r.spend(rep, now) {
 		return nil, nil
@@ -266,7 +286,7 @@ func (r *Resolver) listed(q *query, rep *reply, p *policy.Policy, now time.Time)
 		return nil, nil
 	}
 	w, place := r.take(r.upstream, work, rep, now)
-	if w != nil && q.qtype == mdns.TypeA {
+	if w != nil && r.addressed(q) {
 		r.Lookup.begin(q.name) // here, so that the next query for it sees that it is asked
 	}
 	return w, place
@@ -284,13 +304,11 @@ func (r *Resolver) take(place chan struct{}, w waiter, rep *reply, now time.Time
 	}
 }
 
-// like answers A as the host's resolvers did, but for the address.
+// like answers a question for an address as the host's resolvers did, but for the address.
 func (r *Resolver) like(q *query, rep *reply, err error) {
 	switch e := err.(type) {
 	case nil:
-		a, _ := r.Table.Addr(q.name, true)
-		b := a.As4()
-		rep.add(mdns.TypeA, answerTTL, b[:])
+		r.addAddress(q, rep, true)
 	case *LookupError:
 		rep.rcode, rep.foreign = e.Rcode, true
 	default:
@@ -298,7 +316,7 @@ func (r *Resolver) like(q *query, rep *reply, err error) {
 	}
 }
 
-// resolve answers A for a listed name.
+// resolve answers a question for an address of a listed name.
 func (r *Resolver) resolve(ctx context.Context, q *query, _ int) []byte {
 	r.Counters.Forwarded.Add(1)
 	var rep reply
@@ -378,9 +396,16 @@ func (r *Resolver) local(q *query, rep *reply) bool {
 		}
 		v4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	case r.host != "" && q.name == r.host:
+		if q.qtype == mdns.TypeAAAA && r.IPv6 {
+			rep.add(mdns.TypeAAAA, answerTTL, netip.MustParseAddr(sandbox.GuestAddr6).AsSlice())
+			return true
+		}
 		v4 = netip.MustParseAddr(sandbox.GuestAddr)
 	case q.name == policy.HostName:
-		v4, _ = r.Table.Addr(policy.HostName, true)
+		if r.addressed(q) {
+			r.addAddress(q, rep, true)
+		}
+		return true
 	default:
 		return false
 	}
@@ -389,32 +414,6 @@ func (r *Resolver) local(q *query, rep *reply) bool {
 		rep.add(mdns.TypeA, answerTTL, b[:])
 	}
 	return true
-}
-
-// pointer answers reverse questions from the table; they never leave, as they would tell upstream
-// which addresses the container talks about.
-func (r *Resolver) pointer(q *query, rep *reply) {
-	if a, ok := reverse(q.name); ok {
-		if name, ok := r.Table.Name(a); ok {
-			rep.add(mdns.TypePTR, answerTTL, wireName(name))
-			return
-		}
-	}
-	rep.rcode = mdns.RcodeNameError
-}
-
-// reverse reads d.c.b.a.in-addr.arpa.
-func reverse(name string) (netip.Addr, bool) {
-	s, ok := strings.CutSuffix(name, ".in-addr.arpa")
-	if !ok {
-		return netip.Addr{}, false
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil || !a.Is4() {
-		return netip.Addr{}, false
-	}
-	b := a.As4()
-	return netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}), true
 }
 
 func (r *Resolver) blocked(q *query, reason string, now time.Time) {

@@ -190,7 +190,7 @@ type rig struct {
 
 var testRules = []string{"a.test", "cname.test", "nx.test", "fail.test", "nodata.test", "big.test", "*.w.test", "v6.test", "db.corp.internal", "-denied.test", "-*.deep.test"}
 
-func newRig(t testing.TB, posture policy.Posture, limits Limits) *rig {
+func newRig(t testing.TB, posture policy.Posture, limits Limits, change ...func(*Resolver)) *rig {
 	t.Helper()
 	w := newWorld(t,
 		"a.test. 30 A 203.0.113.10", "a.test. 30 TXT hello", "a.test. 30 MX 10 mail.elsewhere.test.",
@@ -212,6 +212,9 @@ func newRig(t testing.TB, posture policy.Posture, limits Limits) *rig {
 		Routed: func(name string) bool { return name == "routed.test" },
 	}
 	r.Lookup.now = r.clock.Now
+	for _, f := range change {
+		f(r.Resolver)
+	}
 	pc, l := listen(t)
 	r.addr = pc.LocalAddr().String()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -16,6 +16,17 @@ const (
 	maxPinned = 16384 // names that policy allowed; reached only through wildcards
 )
 
+// V6Range is where the synthetic IPv6 addresses of names lie: a unique local prefix of terok's own
+// (RFC 4193) in front of the name's IPv4 address. The container's link has no address in it.
+var V6Range = netip.MustParsePrefix("fd74:6572:6f6b:1::/96")
+
+// V6 is the IPv6 address of a name whose IPv4 address is a.
+func V6(a netip.Addr) netip.Addr {
+	out, low := V6Range.Addr().As16(), a.As4()
+	copy(out[12:], low[:])
+	return netip.AddrFrom16(out)
+}
+
 // Table maps names to synthetic addresses and back. An address depends on the name's hash alone,
 // as long as it is free, so that answers are the same after a restart; names that policy never
 // allowed can push out only each other. It is safe for concurrent use.
@@ -105,7 +116,7 @@ func (t *Table) Has(name string) bool {
 	return t.byName[name] != nil
 }
 
-// Name returns the name of a synthetic address; false for one that was never handed out or is
+// Name returns the name of a synthetic address of either family; false for one that was never handed out or is
 // forgotten.
 func (t *Table) Name(a netip.Addr) (string, bool) {
 	offset, ok := t.offset(a)
@@ -123,7 +134,7 @@ func (t *Table) Name(a netip.Addr) (string, bool) {
 	return s.name, true
 }
 
-// Contains tells whether an address lies in the synthetic range, handed out or not.
+// Contains tells whether an address lies in a synthetic range, handed out or not.
 func (t *Table) Contains(a netip.Addr) bool {
 	_, ok := t.offset(a)
 	return ok
@@ -172,7 +183,10 @@ func (t *Table) addr(offset uint32) netip.Addr {
 }
 
 func (t *Table) offset(a netip.Addr) (uint32, bool) {
-	a = a.Unmap()
+	if V6Range.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
 	if !a.Is4() {
 		return 0, false
 	}
