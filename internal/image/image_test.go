@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -237,6 +238,20 @@ func TestAuthorities(t *testing.T) {
 		if _, err := b.authorities(); problem.Of(err) == nil || problem.Of(err).Exit != problem.Usage {
 			t.Errorf("%q: %v", content, err)
 		}
+	}
+	srv := httptest.NewTLSServer(nil)
+	srv.Close()
+	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Headers: map[string]string{"Note": "secret"}, Bytes: srv.Certificate().Raw}))
+	if err := os.WriteFile(file, []byte("a comment\n"+cert+cert), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := Authorities([]string{file})
+	if err != nil || strings.Count(string(ca), "BEGIN CERTIFICATE") != 2 || strings.Contains(string(ca), "secret") || strings.Contains(string(ca), "comment") {
+		t.Errorf("%v in %s", err, ca)
+	}
+	b.CA = []string{filepath.Join(t.TempDir(), "missing.pem")}
+	if _, err := b.authorities(); !problem.Is(err, "ca_unreadable") {
+		t.Error(err)
 	}
 }
 
