@@ -27,13 +27,14 @@ type ProjectView struct {
 	Scope       string   `json:"credential_scope"`
 	Allow       []string `json:"allow"`
 	Deny        []string `json:"deny"`
+	Profiles    []string `json:"profiles"`
 	File        string   `json:"file"`
 	Gate        *string  `json:"gate"` // path of the base repository, null before the first sync
 	Tasks       int      `json:"tasks"`
 	Error       *string  `json:"error"` // why the project cannot be used
 }
 
-func (a *App) projects() project.Store { return project.Store{Roots: a.Roots} }
+func (a *App) projects() project.Store { return project.Store{Roots: a.Roots, Now: a.Now} }
 
 func (a *App) tasks() task.Store { return task.Store{Roots: a.Roots, Now: a.Now} }
 
@@ -75,7 +76,7 @@ func (a *App) projectView(p *project.Project) (*ProjectView, error) {
 	}
 	v := &ProjectView{Name: p.Name, Description: opt(p.Project.Description), Upstream: opt(p.Git.UpstreamURL),
 		Branch: opt(p.Git.DefaultBranch), Agent: opt(p.DefaultAgent), Scope: p.Scope(),
-		Allow: append([]string{}, p.Shield.Allow...), Deny: append([]string{}, p.Shield.Deny...), File: p.File, Tasks: len(tasks)}
+		Allow: project.Texts(p.Shield.Allow), Deny: project.Texts(p.Shield.Deny), Profiles: append([]string{}, p.Shield.Profiles...), File: p.File, Tasks: len(tasks)}
 	if _, err := os.Stat(a.Roots.GateBase(p.Name)); err == nil {
 		v.Gate = opt(a.Roots.GateBase(p.Name))
 	}
@@ -92,7 +93,7 @@ func (a *App) ListProjects() ([]ProjectView, error) {
 	for _, n := range names {
 		v, err := a.ShowProject(n)
 		if err != nil {
-			v = &ProjectView{Name: n, File: a.Roots.ProjectFile(n), Allow: []string{}, Deny: []string{}, Error: opt(err.Error())}
+			v = &ProjectView{Name: n, File: a.Roots.ProjectFile(n), Allow: []string{}, Deny: []string{}, Profiles: []string{}, Error: opt(err.Error())}
 		}
 		views = append(views, *v)
 	}

@@ -64,7 +64,7 @@ func TestConfigurationKeys(t *testing.T) {
 		}
 		text, _, _ := strings.Cut(rest, "\n## ")
 		var got []string
-		for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\|").FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.\\[\\]]+)` \\|").FindAllStringSubmatch(text, -1) {
 			got = append(got, m[1])
 		}
 		if len(want) < 5 {

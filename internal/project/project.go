@@ -13,10 +13,10 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"terok/internal/config"
 	"terok/internal/problem"
-	"terok/internal/shield/policy"
 	"terok/internal/state"
 )
 
@@ -39,11 +39,8 @@ type Config struct {
 	Gate struct {
 		Protected []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
 	} `yaml:"gate"`
-	Shield struct {
-		Allow []string `yaml:"allow"` // rules of the project tier
-		Deny  []string `yaml:"deny"`
-	} `yaml:"shield"`
-	Run struct {
+	Shield Shield `yaml:"shield"`
+	Run    struct {
 		config.Run `yaml:",inline"`
 		Mounts     []string `yaml:"mounts"` // SRC:DST[:ro]
 	} `yaml:"run"`
@@ -70,6 +67,8 @@ type Project struct {
 	Name string
 	File string // path of project.yml
 	Config
+
+	store Store // where it came from
 }
 
 // UpstreamPath is the upstream as a directory of this machine, or "".
@@ -87,28 +86,6 @@ func (p *Project) Scope() string {
 		return "project:" + p.Name
 	}
 	return "shared"
-}
-
-// Rules are the project's own rules in policy grammar with their sources.
-func (p *Project) Rules() ([]policy.Rule, error) {
-	var rules []policy.Rule
-	add := func(tier policy.Tier, list []string, key, sign string) error {
-		for i, text := range list {
-			if !strings.HasPrefix(text, "+") && !strings.HasPrefix(text, "-") {
-				text = sign + text
-			}
-			r, err := policy.ParseRule(text, tier, fmt.Sprintf("%s shield.%s[%d]", p.File, key, i))
-			if err != nil {
-				return fmt.Errorf("%s: shield.%s[%d]: %w", p.File, key, i, err)
-			}
-			rules = append(rules, r)
-		}
-		return nil
-	}
-	if err := add(policy.Project, p.Shield.Allow, "allow", "+"); err != nil {
-		return nil, err
-	}
-	return rules, add(policy.Denied, p.Shield.Deny, "deny", "-")
 }
 
 // Validate reports what the YAML types cannot; the loader turns it into file:line:column.
@@ -129,13 +106,7 @@ func (c *Config) Validate() []config.FieldError {
 			fail(path, "must not hold control characters")
 		}
 	}
-	for path, list := range map[string][]string{"shield.allow": c.Shield.Allow, "shield.deny": c.Shield.Deny} {
-		for i, text := range list {
-			if _, err := policy.ParseRule(text, policy.Project, ""); err != nil {
-				fail(path+"["+strconv.Itoa(i)+"]", "%v", err)
-			}
-		}
-	}
+	bad = append(bad, c.Shield.validate()...)
 	switch c.Credentials.Scope {
 	case "", "shared", "project":
 	default:
@@ -179,7 +150,10 @@ func CheckUpstream(u string) error {
 }
 
 // Store finds projects below the roots.
-type Store struct{ Roots state.Roots }
+type Store struct {
+	Roots state.Roots
+	Now   func() time.Time // nil: time.Now
+}
 
 // Get loads one project by its exact name.
 func (s Store) Get(name string) (*Project, error) {
@@ -187,7 +161,7 @@ func (s Store) Get(name string) (*Project, error) {
 	if !Name.MatchString(name) {
 		return nil, problem.New("bad_project_name", problem.Usage, "%q is not a project name", name)
 	}
-	p := &Project{Name: name, File: file}
+	p := &Project{Name: name, File: file, store: s}
 	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
 		e := problem.New("project_not_found", problem.NotFound, "there is no project %s", name)
 		names, _ := s.Names()
@@ -200,10 +174,12 @@ func (s Store) Get(name string) (*Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Config = defaults(global)
-	if err := config.Load(file, &p.Config); err != nil {
+	d := s.document()
+	d.Config = defaults(global)
+	if err := config.Load(file, d); err != nil {
 		return nil, err
 	}
+	p.Config = d.Config
 	if p.Project.Name != "" && p.Project.Name != name {
 		return nil, problem.New("config_invalid", problem.Usage, "%s says project.name %s but lies in the directory of %s", file, p.Project.Name, name).
 			WithHint("edit %s", file)
@@ -259,6 +235,7 @@ type Spec struct {
 	Branch   string
 	Agent    string
 	Allow    []string
+	Profiles []string
 }
 
 // Create writes a project.yml that its owner can edit. It fails when the name is taken.
@@ -294,14 +271,22 @@ func (s Store) Create(spec Spec) (*Project, error) {
 	if spec.Agent != "" {
 		fmt.Fprintf(&b, "default_agent: %s\n", quote(spec.Agent))
 	}
+	if len(spec.Allow)+len(spec.Profiles) > 0 {
+		b.WriteString("shield:\n")
+	}
+	if len(spec.Profiles) > 0 {
+		b.WriteString("  profiles:\n")
+		for _, p := range spec.Profiles {
+			fmt.Fprintf(&b, "    - %s\n", quote(p))
+		}
+	}
 	if len(spec.Allow) > 0 {
-		b.WriteString("shield:\n  allow:\n")
+		b.WriteString("  allow:\n")
 		for _, a := range spec.Allow {
 			fmt.Fprintf(&b, "    - %s\n", quote(a))
 		}
 	}
-	probe := defaults(config.Defaults())
-	if err := config.Decode(file, []byte(b.String()), &probe); err != nil {
+	if err := config.Decode(file, []byte(b.String()), s.document()); err != nil {
 		return nil, err
 	}
 	if err := state.WriteFile(file, []byte(b.String())); err != nil {

@@ -14,7 +14,7 @@ import (
 
 func newStore(t *testing.T) Store {
 	d := t.TempDir()
-	return Store{state.Roots{Config: d + "/config", Data: d + "/data", Runtime: d + "/run"}}
+	return Store{Roots: state.Roots{Config: d + "/config", Data: d + "/data", Runtime: d + "/run"}}
 }
 
 func TestCreateAndGet(t *testing.T) {

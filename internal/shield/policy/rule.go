@@ -346,14 +346,14 @@ func (p *parser) check(r *Rule, pos int) *RuleError {
 		return p.fail(pos, "the deny tier takes no allow")
 	}
 	if p.tier == Override && r.Reason == "" {
-		return p.fail(pos, "an override needs a reason: %%reason=…")
+		return p.fail(pos, "an override needs a reason: %%reason=\"why\"")
 	}
 	switch q.kind {
 	case kindPrefix:
 		return p.checkPrefix(r, pos)
 	case kindBelow, kindSuffix:
 		if r.Reason == "" && publicSuffix(q.name) {
-			return p.fail(pos, "%s is a public suffix: anybody can own a name below it; say why with %%reason=…", r.Target())
+			return p.fail(pos, "%s is a public suffix: anybody can own a name below it; say why with %%reason=\"why\"", r.Target())
 		}
 	}
 	return nil
@@ -375,7 +375,7 @@ func (p *parser) checkPrefix(r *Rule, pos int) *RuleError {
 		least = 32
 	}
 	if px.Bits() < least && r.Reason == "" {
-		return p.fail(pos, "a range wider than /%d needs a reason: %%reason=…", least)
+		return p.fail(pos, "a range wider than /%d needs a reason: %%reason=\"why\"", least)
 	}
 	return nil
 }
