@@ -191,8 +191,7 @@ func (a *App) AttachTask(ctx context.Context, t *task.Task, in, out *os.File) er
 	if err != nil {
 		return err
 	}
-	end, err := relay.Run(ctx, relay.Options{Cmd: cmd, In: in, Out: out, LeaveKeys: "\x01d",
-		Menu: relay.StatusMenu{Status: func() string { return "terok " + t.Ref() + "  " + t.Name }}})
+	end, err := a.attach(ctx, t, relay.Options{Cmd: cmd, In: in, Out: out, LeaveKeys: "\x01d"})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,12 @@ type Options struct {
 	Out *os.File
 	// Menu is what Ctrl-q opens; nil means StatusMenu{}.
 	Menu Menu
+	// Hint, when set, says what the title of the terminal's window shall be and whether to ring the
+	// bell; it is asked at the start and whenever Changed has a token, which redraws an open menu
+	// too. The container cannot set the title, so what stands there is ours.
+	Hint    func() (title string, bell bool)
+	Changed <-chan struct{}
+	NoTitle bool // the terminal has none: ring only
 	// LeaveKeys are typed to the program to make it let go, e.g. "\x01d" for a tmux whose
 	// prefix is C-a. Without them, or when they do not help within 2 s, the command is killed.
 	LeaveKeys string
@@ -74,7 +81,14 @@ func Run(ctx context.Context, o Options) (out Outcome, err error) {
 		return out, fmt.Errorf("put the terminal into raw mode: %w", err)
 	}
 	r := &relay{o: o, events: make(chan event), stop: make(chan struct{})}
+	titled := o.Hint != nil && !o.NoTitle
+	if titled {
+		_, _ = o.Out.WriteString(saveTitle)
+	}
 	defer func() {
+		if titled {
+			_, _ = o.Out.WriteString(restoreTitle)
+		}
 		_, _ = o.Out.Write(r.filter.Reset())
 		if e := term.Restore(int(o.In.Fd()), saved); e != nil && err == nil {
 			err = fmt.Errorf("restore the terminal: %w", e)
@@ -114,6 +128,8 @@ type relay struct {
 	stop   chan struct{} // closed when run returns: goroutines stop sending
 
 	menu    bool // open
+	drawn   int  // lines of the open menu
+	title   string
 	leaving bool
 	regrow  <-chan time.Time // when the program gets its true size back, see redraw
 }
@@ -159,6 +175,7 @@ func (r *relay) run(ctx context.Context) (Outcome, error) {
 		_ = wakeR.Close()
 	}()
 
+	r.hint()
 	var held []event // output that arrived while the menu was open; at most one: its sender waits
 	var deadline <-chan time.Time
 	done := ctx.Done()
@@ -204,6 +221,11 @@ func (r *relay) run(ctx context.Context) (Outcome, error) {
 				_ = r.o.Cmd.Wait()
 				return Outcome{}, e.err
 			}
+		case <-r.o.Changed:
+			r.hint()
+			if r.menu {
+				r.draw()
+			}
 		case s := <-signals:
 			if s == unix.SIGWINCH {
 				r.resize()
@@ -243,34 +265,32 @@ func (r *relay) input(keys []byte) (leave bool) {
 	if r.leaving {
 		return false
 	}
-	start := 0
-	for i, k := range keys {
-		switch {
-		case r.menu:
-			start = i + 1
-			switch r.o.Menu.Key(k) {
-			case Stay:
-				r.draw()
-			case Detach:
-				return true
-			case Forward:
-				r.typeKeys([]byte{reservedKey})
-				r.close()
-			case Close:
-				r.close()
-				if k == esc {
-					return false // the rest belongs to a function key
-				}
+	for len(keys) > 0 {
+		if !r.menu {
+			i := bytes.IndexByte(keys, reservedKey)
+			if i < 0 {
+				r.typeKeys(keys)
+				return false
 			}
-		case k == reservedKey:
-			r.typeKeys(keys[start:i])
-			start = i + 1
-			r.menu = true
+			r.typeKeys(keys[:i])
+			keys = keys[i+1:]
+			r.menu, r.drawn = true, 0
 			r.draw()
+			continue
 		}
-	}
-	if !r.menu {
-		r.typeKeys(keys[start:])
+		n, action := r.o.Menu.Keys(keys)
+		keys = keys[max(n, 1):]
+		switch action {
+		case Stay:
+			r.draw()
+		case Detach:
+			return true
+		case Forward:
+			r.typeKeys([]byte{reservedKey})
+			r.close()
+		case Close:
+			r.close()
+		}
 	}
 	return false
 }
@@ -287,7 +307,26 @@ func (r *relay) draw() {
 	if err != nil {
 		return
 	}
-	_, _ = r.o.Out.Write(drawMenu(r.o.Menu.Lines(), int(size.Rows), int(size.Cols)))
+	rows, cols := int(size.Rows), int(size.Cols)
+	lines := r.o.Menu.Frame(menuSize(rows, cols))
+	r.drawn = max(r.drawn, len(lines))
+	_, _ = r.o.Out.Write(drawMenu(lines, r.drawn, rows, cols))
+}
+
+// hint sets the title and rings the bell. The filter passes whole sequences only, so these never
+// land inside one of the container's.
+func (r *relay) hint() {
+	if r.o.Hint == nil {
+		return
+	}
+	title, bell := r.o.Hint()
+	if title != r.title && !r.o.NoTitle {
+		r.title = title
+		_, _ = r.o.Out.Write(drawTitle(title))
+	}
+	if bell {
+		_, _ = r.o.Out.Write([]byte{bel})
+	}
 }
 
 func (r *relay) close() {
@@ -317,6 +356,7 @@ func (r *relay) resize() {
 	}
 	r.setSize(size)
 	if r.menu {
+		r.drawn = 0
 		r.draw()
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"terok/internal/clearance/board"
 	"terok/internal/problem"
 )
 
@@ -215,7 +218,7 @@ func TestWindowSize(t *testing.T) {
 
 type panicMenu struct{ StatusMenu }
 
-func (panicMenu) Key(byte) Action { panic("boom") }
+func (panicMenu) Keys([]byte) (int, Action) { panic("boom") }
 
 // A panic restores the terminal before it goes on.
 func TestPanic(t *testing.T) {
@@ -254,11 +257,29 @@ func TestNeedsATerminal(t *testing.T) {
 }
 
 func TestDrawMenuStaysOnTheScreen(t *testing.T) {
-	long := strings.Repeat("x", 500)
-	for _, size := range [][2]int{{24, 80}, {2, 10}, {1, 1}, {0, 0}} {
-		out := string(drawMenu([]string{long, long, long}, size[0], size[1]))
-		if filter(strings.ReplaceAll(out, "\x1b[?6l", "")) == "" || strings.Count(out, "x") > 3*max(size[1], 4) {
+	long := board.Line{Text: strings.Repeat("x", 500)}
+	for _, size := range [][2]int{{24, 80}, {10, 40}, {2, 10}, {1, 1}, {0, 0}} {
+		out := string(drawMenu([]board.Line{long, long, long}, 9, size[0], size[1]))
+		if strings.Count(out, "x") > 3*max(size[1], 4) {
 			t.Errorf("%v: %q", size, out)
 		}
+		for _, m := range regexp.MustCompile(`\x1b\[(-?\d+);1H`).FindAllStringSubmatch(out, -1) {
+			if n, _ := strconv.Atoi(m[1]); n < 2 || n > size[0] {
+				t.Errorf("%v: a line at row %s", size, m[1])
+			}
+		}
+	}
+}
+
+// What a container says reaches neither the screen nor the title as anything but text.
+func TestNothingIsInterpreted(t *testing.T) {
+	evil := "a\x1b]52;c;eA==\a\x1b[2J\u202e\u009b6n\n\x00z"
+	menu := string(drawMenu([]board.Line{{Text: evil}}, 0, 24, 80))
+	if strings.Contains(menu, "\x1b]") || strings.Contains(menu, "\x1b[2J") || strings.Contains(menu, "\n") {
+		t.Errorf("%q", menu)
+	}
+	title := string(drawTitle(evil + strings.Repeat("y", 4000)))
+	if inner := strings.TrimSuffix(strings.TrimPrefix(title, "\x1b]2;"), "\a"); len(inner) > maxTitle || strings.ContainsFunc(inner, func(r rune) bool { return r < 0x20 || r > 0x7e }) {
+		t.Errorf("%q", title)
 	}
 }
