@@ -64,6 +64,9 @@ func view(r *policy.Rule) control.RuleView {
 
 // ChangeRule adds or removes a live verdict and applies it to live connections before it returns.
 func (s *service) ChangeRule(_ context.Context, c control.RuleChange) (control.RuleView, error) {
+	if err := s.refuseOutranked(c); err != nil {
+		return control.RuleView{}, err
+	}
 	rule, err := s.rules.change(c)
 	if err != nil {
 		return control.RuleView{}, err
@@ -79,29 +82,27 @@ func (s *service) ChangeRule(_ context.Context, c control.RuleChange) (control.R
 		e.Scope = "removed"
 	}
 	s.ledger.Record(e)
-	if by := s.outranked(rule); by != nil && !c.Remove {
-		return view(&rule), problem.New("rule_outranked", problem.Conflict,
-			"%s is recorded, but the %s rule %q (%s) comes first", rule.Text, by.Tier, by.Text, by.Source)
-	}
 	return view(&rule), nil
 }
 
-// outranked finds the rule of an earlier tier that keeps an allowed target closed.
-func (s *service) outranked(rule policy.Rule) *policy.Rule {
-	target := rule.Target()
-	if !rule.Allows() || strings.ContainsAny(target, "*/") || strings.HasPrefix(target, ".") || target == "host" {
+// refuseOutranked refuses an allow that would decide nothing, before anything is written: somebody
+// who reads "allowed" must be able to rely on it.
+func (s *service) refuseOutranked(c control.RuleChange) error {
+	rule, err := policy.ParseRule(c.Rule, policy.Session, "")
+	if err != nil || c.Remove {
+		return nil // said where the rule is read
+	}
+	// Through the vault such a host is open already, and an allow takes a live deny of it away.
+	throughVault := s.front != nil && s.routed(rule.Target())
+	by := policy.Outranked(s.rules.policy().Rules(), rule, time.Now(), !throughVault)
+	if by == nil {
 		return nil
 	}
-	for _, port := range []uint16{443, 80} {
-		if d := s.decide(control.Target{Host: target, Port: port}); d.Verdict == policy.Deny &&
-			d.Rule != nil && d.Tier < rule.Tier {
-			if d.Rule.Source == policy.RelaySource && s.front != nil && s.routed(target) {
-				continue // open through the vault, which is all that an allow can give
-			}
-			return d.Rule
-		}
+	p := problem.New("rule_outranked", problem.Conflict, "%s would have no effect: the %s rule %q (%s) comes first", rule.Text, by.Tier, by.Text, by.Source)
+	if by.Source == policy.RelaySource {
+		return p.WithHint("only the vault may reach it; shield.override in project.yml opens it for a while")
 	}
-	return nil
+	return p.WithHint("take that rule out, or open the host for a while with shield.override in project.yml")
 }
 
 // Explain says what would happen to a target and why.

@@ -44,6 +44,7 @@ type rules struct {
 	unlogged error // the ledger must be written and cannot be
 	blind    bool  // the host's own addresses were never read: nothing can be told from the host
 	timer    *time.Timer
+	remarks  []audit.Event // about rules, not yet recorded
 }
 
 // newRules reads the state on disk. What cannot be read means quarantine and is reported by
@@ -77,7 +78,8 @@ func (r *rules) read() {
 	if r.desired, err = control.ReadDesired(sandbox.PosturePath(r.dir)); err != nil && r.broken == nil {
 		r.broken = err
 	}
-	r.document, r.session = doc, session.Rules
+	r.document, r.session = doc, r.settle(session.Rules, true)
+	r.document.Rules = r.settle(doc.Rules, true)
 }
 
 func readDocument(path string) (policy.Document, error) {
@@ -130,9 +132,11 @@ func (r *rules) swap() {
 func (r *rules) expire() {
 	r.mu.Lock()
 	ended := r.lapse()
+	r.document.Rules, r.session = r.settle(r.document.Rules, false), r.settle(r.session, false)
 	r.swap()
 	r.mu.Unlock()
 	r.recheck()
+	r.tell()
 	if ended != nil {
 		r.record(*ended)
 	}
@@ -141,9 +145,10 @@ func (r *rules) expire() {
 // attach says who is told when time changes something, and starts the clock.
 func (r *rules) attach(recheck func(), record func(audit.Event)) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.recheck, r.record, r.attached = recheck, record, true
 	r.swap()
+	r.mu.Unlock()
+	r.tell()
 }
 
 // policy is the policy of this moment.
@@ -227,6 +232,7 @@ func (r *rules) reload() error {
 	err := r.broken
 	r.mu.Unlock()
 	r.recheck()
+	r.tell()
 	return err
 }
 
