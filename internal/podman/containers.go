@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -182,8 +183,7 @@ func (r *Runner) Start(ctx context.Context, id string) error {
 // A container that is not there is down: no error.
 func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error {
 	secs := strconv.Itoa(int((grace + time.Second - 1) / time.Second))
-	_, err := r.named(ctx, Call{Args: []string{"stop", "--time", secs, "--", id}, Timeout: grace + 75*time.Second})
-	return unlessAbsent(err)
+	return unlessAbsent(r.ending(ctx, Call{Args: []string{"stop", "--time", secs, "--", id}, Timeout: grace + 75*time.Second}))
 }
 
 // Kill sends a signal, e.g. "KILL". A container that is not there gives no error.
@@ -194,8 +194,30 @@ func (r *Runner) Kill(ctx context.Context, id, signal string) error {
 
 // Remove removes the container, killing it if need be. One that is not there gives no error.
 func (r *Runner) Remove(ctx context.Context, id string) error {
-	_, err := r.named(ctx, Call{Args: []string{"rm", "--force", "--time", "0", "--volumes", "--", id}, Timeout: ActionTimeout})
-	return unlessAbsent(err)
+	return unlessAbsent(r.ending(ctx, Call{Args: []string{"rm", "--force", "--time", "0", "--volumes", "--", id}, Timeout: ActionTimeout}))
+}
+
+// endingTries bounds ending; the pauses between the tries add up to 1.5 s.
+const endingTries = 6
+
+// endedMeanwhile matches podman 4.3's refusal to stop or remove a container whose init ended
+// while it was about to be killed. The next try finds it stopped.
+var endedMeanwhile = regexp.MustCompile(`open pidfd: No such process|container state improper`)
+
+// ending runs a call that ends a container, again when the container ended by itself meanwhile.
+func (r *Runner) ending(ctx context.Context, c Call) error {
+	for n := 1; ; n++ {
+		_, err := r.named(ctx, c)
+		exit, ok := errors.AsType[*ExitError](err)
+		if !ok || n == endingTries || !endedMeanwhile.MatchString(exit.Stderr) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Duration(n) * 100 * time.Millisecond):
+		}
+	}
 }
 
 func unlessAbsent(err error) error {

@@ -71,6 +71,27 @@ func TestContainerCannotForgeAbsence(t *testing.T) {
 	}
 }
 
+// TestEndsMeanwhile: podman 4.3 fails to remove or stop a container that ends at the same moment.
+func TestEndsMeanwhile(t *testing.T) {
+	for name, end := range map[string]func(*Runner) error{
+		"rm":   func(r *Runner) error { return r.Remove(t.Context(), "x") },
+		"stop": func(r *Runner) error { return r.Stop(t.Context(), "x", time.Second) },
+	} {
+		tried := filepath.Join(t.TempDir(), "tried")
+		r := fake(t, `[ -e `+tried+` ] && exit 0; : >`+tried+`; echo 'Error: cannot remove container x: container state improper: stopped' >&2; exit 2`)
+		if err := end(r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	tried := filepath.Join(t.TempDir(), "tried")
+	if err := fake(t, `echo x >>`+tried+`; echo 'Error: no space left' >&2; exit 2`).Remove(t.Context(), "x"); err == nil {
+		t.Error("another failure passed")
+	}
+	if data, err := os.ReadFile(tried); err != nil || string(data) != "x\n" {
+		t.Errorf("another failure was tried %q times, %v", data, err)
+	}
+}
+
 func TestQueriesAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	r := fake(t, `mkdir `+dir+`/$$ && ls `+dir+` | wc -l >>`+dir+`.n; sleep 0.05; rmdir `+dir+`/$$; echo '[]'`)
