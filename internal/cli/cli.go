@@ -121,6 +121,7 @@ var commands = []func(*env) *cobra.Command{
 	newProjectCmd,
 	newPanicCmd,
 	newSandboxCmd,
+	newClearanceCmd,
 	newShieldCmd,
 	newImageCmd,
 	newAgentsCmd,

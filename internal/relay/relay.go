@@ -402,33 +402,10 @@ func (r *relay) send(e event) bool {
 	}
 }
 
-// readInput reads the terminal until wake is closed. It polls, because a read of a terminal
-// cannot be taken back and would eat the person's next key.
+// readInput reads the terminal until wake is closed.
 func (r *relay) readInput(wake *os.File) {
-	fds := []unix.PollFd{{Fd: int32(r.o.In.Fd()), Events: unix.POLLIN}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			r.send(event{kind: inputEnd})
-			return
-		}
-		if fds[1].Revents != 0 {
-			return
-		}
-		if fds[0].Revents == 0 {
-			continue
-		}
-		buf := make([]byte, 4096)
-		n, err := unix.Read(int(r.o.In.Fd()), buf)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-			continue
-		}
-		if n <= 0 || err != nil {
-			r.send(event{kind: inputEnd})
-			return
-		}
-		if !r.send(event{kind: inputEvent, data: buf[:n]}) {
-			return
-		}
+	if !ReadKeys(r.o.In, wake, func(keys []byte) bool { return r.send(event{kind: inputEvent, data: keys}) }) {
+		r.send(event{kind: inputEnd})
 	}
 }
 

@@ -21,9 +21,11 @@ import (
 const (
 	// lookFirst is how long a request must have been on the screen before a verdict key acts:
 	// a key pressed at what stood there before must not answer what came instead.
-	lookFirst  = 400 * time.Millisecond
-	undoWithin = 10 * time.Second
-	maxFilter  = 64
+	lookFirst = 400 * time.Millisecond
+	maxFilter = 64
+
+	// UndoWithin is how long a verdict can be taken back.
+	UndoWithin = 10 * time.Second
 )
 
 // Act is what a person decided: a verdict on Request, or taking the last one back.
@@ -127,7 +129,7 @@ func (b *Board) Answered(a Act, got control.Request, err error) {
 	delete(b.busy, rowID(a.Request))
 	switch {
 	case err != nil:
-		b.note = Target(a.Request) + ": " + problemText(err)
+		b.note = Target(a.Request) + ": " + ProblemText(err)
 	case a.Undo:
 		b.note, b.last = "taken back: "+Target(a.Request), nil
 	default:
@@ -334,8 +336,8 @@ func further(c control.Choice) bool {
 }
 
 func (b *Board) undo() *Act {
-	if b.last == nil || b.now().Sub(b.since) > undoWithin {
-		b.note = fmt.Sprintf("nothing to take back: a verdict can be, for %d seconds", int(undoWithin.Seconds()))
+	if b.last == nil || b.now().Sub(b.since) > UndoWithin {
+		b.note = fmt.Sprintf("nothing to take back: a verdict can be, for %d seconds", int(UndoWithin.Seconds()))
 		return nil
 	}
 	if b.busy[rowID(b.last.Request)] {

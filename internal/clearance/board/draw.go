@@ -27,8 +27,8 @@ type Line struct {
 	Style Style
 }
 
-// problemText is an error for people, with its cure.
-func problemText(err error) string {
+// ProblemText is an error for people, with its cure.
+func ProblemText(err error) string {
 	p := problem.Of(err)
 	s := text.Line(p.Message, 200)
 	if refusal, ok := errors.AsType[*control.Error](err); ok {
@@ -305,7 +305,7 @@ func (b *Board) hints(c *canvas, small bool) {
 			keys = append(keys, "Enter details")
 		}
 	}
-	if b.last != nil && b.now().Sub(b.since) <= undoWithin {
+	if b.last != nil && b.now().Sub(b.since) <= UndoWithin {
 		keys = append(keys, "u undo")
 	}
 	switch {
