@@ -101,6 +101,11 @@ func credentialMain(args []string, in io.Reader, out io.Writer) int {
 		fmt.Fprintln(os.Stderr, "usage: terok guest git-credential get|store|erase")
 		return exitUsage
 	}
+	return answerCredential(args[0], in, out, func() ([]byte, error) { return os.ReadFile(tokenFile) })
+}
+
+// answerCredential gives the gate's token to git when it asks for the gate.
+func answerCredential(verb string, in io.Reader, out io.Writer, token func() ([]byte, error)) int {
 	asked := map[string]string{}
 	lines := bufio.NewScanner(io.LimitReader(in, 64<<10))
 	for lines.Scan() {
@@ -108,14 +113,14 @@ func credentialMain(args []string, in io.Reader, out io.Writer) int {
 			asked[k] = v
 		}
 	}
-	if args[0] != "get" || asked["protocol"] != "http" || asked["host"] != gateHost {
+	if verb != "get" || asked["protocol"] != "http" || asked["host"] != gateHost {
 		return 0 // nothing to say
 	}
-	token, err := os.ReadFile(tokenFile)
+	secret, err := token()
 	if err != nil {
 		return 0
 	}
-	fmt.Fprintf(out, "username=terok\npassword=%s\n", bytes.TrimSpace(token))
+	fmt.Fprintf(out, "username=terok\npassword=%s\n", bytes.TrimSpace(secret))
 	return 0
 }
 

@@ -77,7 +77,7 @@ func (s *supervisor) call(ctx context.Context, method, path string, in, out any)
 
 // hello asks for the start until a supervisor proves itself with key. A wrong proof is final: it
 // is somebody else who answers.
-func (s *supervisor) hello(ctx context.Context, key ed25519.PublicKey) (*sandbox.Start, error) {
+func (s *supervisor) hello(ctx context.Context, key ed25519.PublicKey) (*control.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, helloDeadline)
 	defer cancel()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
@@ -98,14 +98,20 @@ func (s *supervisor) hello(ctx context.Context, key ed25519.PublicKey) (*sandbox
 
 // proven checks the supervisor's proof and that this is a start, not a second hello: a container
 // that shares another's network namespace gets a proof, but no start.
-func proven(key ed25519.PublicKey, nonce []byte, w *control.Welcome) (*sandbox.Start, error) {
-	if !ed25519.Verify(key, append([]byte(control.HelloContext), nonce...), w.Signature) {
-		return nil, errors.New("what answers as the supervisor cannot prove it")
+func proven(key ed25519.PublicKey, nonce []byte, w *control.Welcome) (*control.Welcome, error) {
+	if !signed(key, nonce, w) {
+		return nil, errUnproven
 	}
 	if w.Start == nil {
 		return nil, errors.New("this start was handed out before")
 	}
-	return w.Start, nil
+	return w, nil
+}
+
+var errUnproven = errors.New("what answers as the supervisor cannot prove it")
+
+func signed(key ed25519.PublicKey, nonce []byte, w *control.Welcome) bool {
+	return ed25519.Verify(key, append([]byte(control.HelloContext), nonce...), w.Signature)
 }
 
 func (s *supervisor) ready(ctx context.Context, failure error) error {

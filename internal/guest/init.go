@@ -43,12 +43,14 @@ func initMain(args []string) int {
 	if err := links.CheckHere(); err != nil {
 		return refuse(err)
 	}
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	sup := newSupervisor()
-	start, err := sup.hello(ctx, key)
+	welcome, err := sup.hello(ctx, key)
 	if err != nil {
 		return refuse(err)
 	}
+	start := welcome.Start
 	env, err := prepare(ctx, start)
 	if e := sup.ready(ctx, err); e != nil && err == nil {
 		return refuse(e) // the supervisor went away meanwhile
@@ -57,6 +59,7 @@ func initMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "terok:", err)
 		return exitPrepare
 	}
+	go sup.keep(ctx, key, welcome.Sealed)
 	return run(argv, start.Workspace, env, signals)
 }
 
