@@ -215,6 +215,9 @@ func (m *pump) chunks(s *chunkScanner) error {
 			}
 			s.left, s.state = 0, chunkDataEnd
 		}
+		if err := m.pay(); err != nil {
+			return err
+		}
 		done, err := m.window(s)
 		if done || err != nil {
 			return err

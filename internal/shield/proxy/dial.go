@@ -80,7 +80,7 @@ func (p *Proxy) candidates(ctx context.Context, f *flow, d policy.Decision) ([]n
 	seen := map[netip.Addr]bool{}
 	var refused error
 	for _, a := range found {
-		a = a.Unmap().WithZone("")
+		a = a.WithZone("") // not unmapped: CheckDial must see a mapped address as what it is
 		if !a.IsValid() || seen[a] || len(seen) >= maxAddresses {
 			continue
 		}

@@ -27,6 +27,7 @@ const (
 	evCut      = "flow_cut"  // ended by a change of policy
 	evOpen     = "flow_open" // once a minute while bytes flow; totals so far
 	evEnd      = "flow_end"  // Detail "seconds"
+	evBudget   = "budget"    // an egress budget is used up; bytes are those in its window
 	evFlood    = "flood"     // more distinct destinations than are told apart
 )
 
@@ -164,13 +165,17 @@ func grounds(e audit.Event, d policy.Decision) audit.Event {
 func (p *Proxy) allowed(f *flow, d policy.Decision) {
 	p.tally.allowed.Add(1)
 	p.tally.name(f.key(), p.limits.Names, func(t *Traffic) { t.Flows++ })
-	p.ledger.record(grounds(f.event(evAllowed), d), "")
+	e := grounds(f.event(evAllowed), d)
+	if f.proto == "udp" {
+		e.Detail = map[string]string{"warning": "datagrams are relayed as they are: no name inside them is verified"}
+	}
+	p.ledger.record(e, "")
 }
 
 // ended accounts for a flow that was let through; what never connected leaves no end.
 func (p *Proxy) ended(f *flow) {
 	f.mu.Lock()
-	connected, why := f.front || f.upstream != nil, f.why
+	connected, why := f.front || f.dialled.IsValid(), f.why
 	up := f.upstream
 	f.mu.Unlock()
 	if up != nil {
@@ -203,7 +208,7 @@ func (p *Proxy) denied(f *flow, d policy.Decision) {
 	p.tally.denied.Add(1)
 	p.refusedName(f)
 	ev := evBlocked
-	if d.Rule != nil || d.Tier == policy.Floor {
+	if d.Rule != nil || d.Tier == policy.Floor || f.broke {
 		ev = evDenied
 	}
 	e := grounds(f.event(ev), d)
@@ -260,7 +265,7 @@ func (p *Proxy) failed(f *flow, err error) {
 
 func (p *Proxy) unknown(f *flow, why string) {
 	p.tally.unknown.Add(1)
-	e := audit.Event{Ev: evUnknown, Actor: "workload", Proto: "tcp", Port: f.port, Verdict: "deny", Reason: why}
+	e := audit.Event{Ev: evUnknown, Actor: "workload", Proto: f.proto, Port: f.port, Verdict: "deny", Reason: why}
 	if f.dst.IsValid() {
 		e.IP = f.dst.Addr().String()
 	}
@@ -270,7 +275,9 @@ func (p *Proxy) unknown(f *flow, why string) {
 
 func (p *Proxy) overLimit(f *flow, what string) {
 	p.tally.limited.Add(1)
-	e := audit.Event{Ev: evLimit, Actor: "workload", Proto: "tcp", Verdict: "deny", Reason: "too many " + what}
+	e := audit.Event{Ev: evLimit, Actor: "workload", Proto: f.proto, Verdict: "deny", Reason: "too many " + what}
 	p.ledger.record(e, what)
-	f.client.reset()
+	if f.client != nil {
+		f.client.reset()
+	}
 }

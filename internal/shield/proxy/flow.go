@@ -19,9 +19,11 @@ const (
 	maxClaims = 32 // distinct hosts on one kept-alive connection
 )
 
-// flow is one connection of the container from accept to its end.
+// flow is one connection of the container from accept to its end, or the datagrams of one of its
+// sockets to one destination.
 type flow struct {
-	client  *stream
+	proto   string         // tcp or udp
+	client  *stream        // nil for udp
 	name    string         // "" for a literal address
 	dst     netip.AddrPort // literal destination; synthetic when name is set
 	port    uint16
@@ -33,6 +35,10 @@ type flow struct {
 	// refused in its own protocol, which a reset by Recheck would spoil.
 	idle atomic.Bool
 
+	budgets []*spending
+	broke   bool          // refused because a budget is used up
+	gone    chan struct{} // closed when it is cut
+
 	up, down atomic.Uint64
 
 	mu       sync.Mutex
@@ -40,6 +46,7 @@ type flow struct {
 	front    bool
 	dialled  netip.AddrPort
 	upstream *stream
+	release  func() // closes what a udp flow holds
 	dead     bool
 	why      string // reason of the cut
 }
@@ -55,7 +62,7 @@ func (f *flow) key() string {
 func (f *flow) hostport() string { return net.JoinHostPort(f.key(), strconv.Itoa(int(f.port))) }
 
 func (f *flow) request() policy.Request {
-	r := policy.Request{Name: f.name, Port: f.port, Proto: "tcp"}
+	r := policy.Request{Name: f.name, Port: f.port, Proto: f.proto}
 	if f.name == "" {
 		r.Addr = f.dst.Addr()
 	}
@@ -64,7 +71,7 @@ func (f *flow) request() policy.Request {
 
 // event starts an event about the flow.
 func (f *flow) event(ev string) audit.Event {
-	e := audit.Event{Ev: ev, Actor: "workload", Name: f.name, Port: f.port, Proto: "tcp", NameSource: "dns"}
+	e := audit.Event{Ev: ev, Actor: "workload", Name: f.name, Port: f.port, Proto: f.proto, NameSource: "dns"}
 	f.mu.Lock()
 	if f.dialled.IsValid() {
 		e.IP = f.dialled.Addr().String()
@@ -81,10 +88,16 @@ func (f *flow) cut(why string) {
 	f.mu.Lock()
 	if !f.dead {
 		f.dead, f.why = true, why
+		close(f.gone)
 	}
-	up := f.upstream
+	up, release := f.upstream, f.release
 	f.mu.Unlock()
-	f.client.reset()
+	if f.client != nil {
+		f.client.reset()
+	}
+	if release != nil {
+		release()
+	}
 	if up != nil {
 		up.reset()
 	}
@@ -215,13 +228,14 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 		c.Close()
 		return
 	}
-	f := &flow{client: client, started: time.Now()}
+	f := &flow{proto: "tcp", client: client, started: time.Now(), gone: make(chan struct{})}
 	dst, err := p.cfg.OriginalDst(c)
 	if err != nil || !dst.IsValid() {
 		p.unknown(f, "no original destination")
 		return
 	}
-	addr := dst.Addr().Unmap().WithZone("")
+	// A mapped address stays what it is, so that policy's floor sees it.
+	addr := dst.Addr().WithZone("")
 	f.dst, f.port = netip.AddrPortFrom(addr, dst.Port()), dst.Port()
 	service := p.cfg.Services[f.dst]
 	switch {
@@ -230,7 +244,7 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 	case addr.IsLoopback(), addr.IsUnspecified(), f.port == 0, p.ours(addr):
 		p.unknown(f, "destination is ours, loopback or zero")
 		return
-	case p.cfg.Range.IsValid() && p.cfg.Range.Contains(addr):
+	case p.cfg.Range.Contains(addr), p.cfg.Range6.Contains(addr):
 		name, ok := p.cfg.Names(addr)
 		if !ok || name == "" {
 			p.unknown(f, "synthetic address that was never handed out")
@@ -238,6 +252,7 @@ func (p *Proxy) handle(ctx context.Context, c *net.TCPConn) {
 		}
 		f.name = name
 	}
+	f.budgets = p.budgetsOf(f)
 	if !p.add(f) { // from here on Recheck, Counters and Close see it
 		client.reset()
 		return
@@ -295,6 +310,9 @@ func (p *Proxy) proceed(ctx context.Context, f *flow) {
 			return
 		}
 		defer p.slots.open.give()
+		if !p.payFirst(f, d) {
+			return
+		}
 		p.allowed(f, d)
 		defer p.ended(f)
 		p.cfg.Front.ServeConn(ctx, &counted{Conn: f.client.TCPConn, p: p, f: f}, f.name, f.port)
@@ -319,6 +337,9 @@ func (p *Proxy) proceed(ctx context.Context, f *flow) {
 		return
 	}
 	defer p.slots.open.give()
+	if !p.payFirst(f, d) {
+		return
+	}
 	defer p.ended(f)
 	switch {
 	case d.Raw || p.cfg.Verify == Off:
@@ -371,6 +392,9 @@ func (p *Proxy) question(f *flow) Question {
 	if f.name == "" {
 		q.Source = "none"
 	}
+	if f.client == nil {
+		return q
+	}
 	if a, ok := f.client.RemoteAddr().(*net.TCPAddr); ok {
 		q.Client = a.AddrPort()
 	}
@@ -392,6 +416,9 @@ type counted struct {
 }
 
 func (c *counted) Read(b []byte) (int, error) {
+	if err := c.p.pay(c.f); err != nil {
+		return 0, err
+	}
 	n, err := c.Conn.Read(b)
 	c.p.countUp(c.f, n)
 	return n, err
@@ -409,6 +436,9 @@ func (c *counted) CloseWrite() error { return c.f.client.CloseWrite() }
 func (p *Proxy) countUp(f *flow, n int) {
 	f.up.Add(uint64(n))
 	p.tally.up.Add(uint64(n))
+	for _, s := range f.budgets {
+		s.add(uint64(n))
+	}
 }
 
 func (p *Proxy) countDown(f *flow, n int) {

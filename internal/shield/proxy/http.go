@@ -182,13 +182,16 @@ func (h *webRelay) forward(req request) (bool, error) {
 	if !h.push(x) {
 		return false, nil
 	}
+	if err := h.p.pay(h.f); err != nil {
+		return false, err
+	}
 	tell := func(n int) { h.p.countUp(h.f, n) }
 	n, err := h.up.Write(req.wire)
 	tell(n)
 	if err != nil {
 		return false, h.uploadFailed(err)
 	}
-	m := pump{h.p, h.up, h.f.client, tell}
+	m := pump{h.p, h.up, h.f.client, tell, h.f}
 	if req.body.chunked {
 		err = m.chunks(&chunkScanner{strict: true})
 		if errors.Is(err, errChunk) {
@@ -267,7 +270,7 @@ var errUnsolicited = errors.New("response without a request")
 
 // answerAll returns nil when the upstream ended where a response may end.
 func (h *webRelay) answerAll() error {
-	m := pump{h.p, h.f.client, h.up, func(n int) { h.p.countDown(h.f, n) }}
+	m := pump{h.p, h.f.client, h.up, func(n int) { h.p.countDown(h.f, n) }, nil}
 	for {
 		err := h.p.peek(h.up, time.Time{}, func([]byte) bool { return true })
 		h.mu.Lock()

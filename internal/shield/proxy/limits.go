@@ -14,6 +14,8 @@ type Limits struct {
 	Refusing  int // refusals that still wait for the client's first bytes, to answer in its protocol; 64
 	PeekBytes int // memory for reading heads and ClientHellos, in all; 65536
 	Spliced   int // directions that use a kernel pipe at the same time; 16
+	Datagrams int // relayed UDP sockets of the container; 128
+	Relays    int // names with port whose UDP is relayed; 64
 	Names     int // names with counters of their own; 4096
 }
 
@@ -29,6 +31,8 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Refusing, 64)
 	def(&l.PeekBytes, 64<<10)
 	def(&l.Spliced, 16)
+	def(&l.Datagrams, 128)
+	def(&l.Relays, 64)
 	def(&l.Names, 4096)
 	return l
 }
@@ -49,11 +53,11 @@ func (s *slot) take() bool {
 
 func (s *slot) give() { s.n.Add(-1) }
 
-type slots struct{ open, held, services, refusing *slot }
+type slots struct{ open, held, services, refusing, datagrams *slot }
 
 func newSlots(l Limits) slots {
 	mk := func(n int) *slot { return &slot{max: int64(n)} }
-	return slots{mk(l.Open), mk(l.Held), mk(l.Services), mk(l.Refusing)}
+	return slots{mk(l.Open), mk(l.Held), mk(l.Services), mk(l.Refusing), mk(l.Datagrams)}
 }
 
 // Counters are exact, also where events are folded.
@@ -62,6 +66,8 @@ type Counters struct {
 	Held     uint64 // waiting for a verdict now
 	Services uint64 // connections to services now
 	Spliced  uint64 // directions that hold a kernel pipe now
+	UDP      uint64 // relayed UDP sockets of the container now
+	Relays   uint64 // names with port whose UDP is relayed now
 
 	Allowed    uint64 // connections that policy allowed, the vault's included
 	Denied     uint64 // refused by policy
@@ -118,6 +124,7 @@ func (p *Proxy) Counters() Counters {
 	c := Counters{
 		Open: uint64(p.slots.open.n.Load()), Held: uint64(p.slots.held.n.Load()),
 		Services: uint64(p.slots.services.n.Load()), Spliced: uint64(p.pipes.inUse()),
+		UDP: uint64(p.slots.datagrams.n.Load()), Relays: uint64(p.datagrams.count()),
 		Allowed: t.allowed.Load(), Denied: t.denied.Load(), Mismatched: t.mismatched.Load(),
 		Malformed: t.malformed.Load(), Private: t.private.Load(), Unknown: t.unknown.Load(),
 		Unreached: t.unreached.Load(), LimitsHit: t.limited.Load(), Cut: t.cut.Load(),

@@ -15,12 +15,14 @@
 //   - [Proxy.Recheck] judges live connections again and resets those that are refused now.
 //   - An unknown original destination (an error, loopback, an address of ours without a service, a
 //     synthetic address that was never handed out) is reset whatever the policy says.
+//   - Datagrams are relayed only for a name and port that a udp rule allows, and not verified.
+//   - What leaves the container is counted; a budget that is used up stops it (meter.go).
 //   - Memory and kernel pipes are bounded ([Limits]); waiting connections hold neither buffers nor
 //     pipes.
 //
 // What it does not do, by design: look inside TLS (the Host inside an allowed TLS connection, or
 // an encrypted ClientHello whose outer name is allowed, is not seen), limit data inside allowed
-// services, relay UDP. A TLS connection without SNI claims no second name and is judged by its own
+// services. A TLS connection without SNI claims no second name and is judged by its own
 // alone.
 //
 //	p := proxy.New(proxy.Config{Policy: current, Names: table.Name, Range: table.Range(), …})
@@ -66,6 +68,8 @@ type Config struct {
 	Names func(netip.Addr) (string, bool)
 	// Range is where synthetic addresses come from; invalid means there are none.
 	Range netip.Prefix
+	// Range6 is the same for IPv6; invalid means that names have no IPv6 addresses.
+	Range6 netip.Prefix
 	// Own are further networks whose addresses are the supervisor's (10.0.2.0/24): a destination
 	// there that is no service is reset.
 	Own []netip.Prefix
@@ -91,6 +95,17 @@ type Config struct {
 	// Refused is told of every connection that was refused because no rule allows it, without
 	// having been held. It must not block. nil: nobody wants to know.
 	Refused func(q Question)
+	// Datagrams opens the socket that receives what the container sends by UDP to a synthetic
+	// address and port. nil: UDP is not relayed.
+	Datagrams func(dst netip.AddrPort) (*net.UDPConn, error)
+	// DialUDP connects a UDP socket on the host's side; nil: a plain one.
+	DialUDP func(a netip.AddrPort) (*net.UDPConn, error)
+	// Budgets bound what leaves the container; Spent is what a Proxy before this one has counted.
+	Budgets []policy.Budget
+	Spent   []Spent
+	// OverBudget is asked once when a budget is used up, while connections wait; true grants its
+	// bytes once more. It returns soon after ctx ends. nil: nothing is granted.
+	OverBudget func(ctx context.Context, b Breach) bool
 	// Verify is what happens on a name mismatch.
 	Verify Verify
 	// Subject names the task in hints, e.g. "webshop/k3v9p".
@@ -141,6 +156,9 @@ type Proxy struct {
 	tally   tally
 	ledger  ledger
 
+	spendings []*spending
+	datagrams datagrams
+
 	mu        sync.Mutex
 	closed    bool
 	flows     map[*flow]struct{}
@@ -151,6 +169,9 @@ type Proxy struct {
 func New(cfg Config) *Proxy {
 	if cfg.Dial == nil {
 		cfg.Dial = plainDial
+	}
+	if cfg.DialUDP == nil {
+		cfg.DialUDP = plainDialUDP
 	}
 	if cfg.OriginalDst == nil {
 		cfg.OriginalDst = originalDst
@@ -174,6 +195,8 @@ func New(cfg Config) *Proxy {
 		listeners: map[*net.TCPListener]struct{}{},
 	}
 	p.tally.names = map[string]*Traffic{}
+	p.spendings = newSpendings(cfg.Budgets, cfg.Spent, time.Now)
+	p.datagrams.relays = map[netip.AddrPort]*relay{}
 	for a := range cfg.Services {
 		p.own[a.Addr().Unmap()] = true
 	}
@@ -233,6 +256,7 @@ func (p *Proxy) Serve(ctx context.Context, l *net.TCPListener) error {
 // Recheck judges every live connection with the policy of this moment and resets, on both sides,
 // those that it refuses. When it returns they are closed.
 func (p *Proxy) Recheck() {
+	p.closeRelays()
 	for _, f := range p.live() {
 		if why := p.rejudge(f); why != "" {
 			f.cut(why)
@@ -250,6 +274,7 @@ func (p *Proxy) Close() {
 	}
 	p.mu.Unlock()
 	p.cancel()
+	p.stopRelays()
 	for _, f := range p.live() {
 		f.cut("shutdown")
 	}

@@ -71,6 +71,7 @@ type pump struct {
 	p        *Proxy
 	dst, src *stream
 	tell     func(n int) // bytes that reached dst
+	payer    *flow       // whose budgets must have room before bytes are taken from src; nil: nobody's
 }
 
 // errIdle says that a spliced direction became quiet.
@@ -85,6 +86,9 @@ func (m *pump) run(limit int64) error {
 		left := int64(1) << 30
 		if limit >= 0 {
 			left = limit - done
+		}
+		if err := m.pay(); err != nil {
+			return err
 		}
 		var n int64
 		var err error
@@ -154,6 +158,9 @@ func (m *pump) spliced(limit, left int64) (int64, error) {
 	var done int64
 	var set time.Time
 	for done < left || limit < 0 {
+		if !m.roomy() { // wait for more without a pipe
+			return done, errIdle
+		}
 		// A deadline instead of a timer per wait: refreshed rarely, so the wait is between
 		// spliceIdle and spliceIdle+spliceWindow.
 		if now := time.Now(); now.Sub(set) > spliceWindow {
@@ -227,7 +234,7 @@ func (p *Proxy) relay(f *flow, up *stream, before func() (refuse func())) {
 	var wg sync.WaitGroup
 	var refused atomic.Bool
 	wg.Go(func() {
-		m := pump{p, f.client, up, func(n int) { p.countDown(f, n) }}
+		m := pump{p, f.client, up, func(n int) { p.countDown(f, n) }, nil}
 		if err := m.run(-1); !refused.Load() {
 			finish(f, f.client, err)
 		}
@@ -241,7 +248,7 @@ func (p *Proxy) relay(f *flow, up *stream, before func() (refuse func())) {
 			return
 		}
 	}
-	m := pump{p, up, f.client, func(n int) { p.countUp(f, n) }}
+	m := pump{p, up, f.client, func(n int) { p.countUp(f, n) }, f}
 	finish(f, up, m.run(-1))
 }
 

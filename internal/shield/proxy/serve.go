@@ -83,7 +83,7 @@ func (p *Proxy) second(f *flow, name, source string) (policy.Decision, bool) {
 	}
 	r := policy.Request{Name: name, Port: f.port, Proto: "tcp"}
 	if a, err := netip.ParseAddr(name); err == nil {
-		if a = a.Unmap(); f.name == "" && a == f.dst.Addr() {
+		if f.name == "" && a == f.dst.Addr() {
 			return policy.Decision{}, true
 		}
 		r.Name, r.Addr = "", a
