@@ -141,7 +141,7 @@ func (a *App) FinishTask(ctx context.Context, t *task.Task, sum *transcript.Summ
 	end := &TaskEnd{Project: t.Project, ID: t.ID, ExitCode: code, Seconds: now.Sub(t.Launch.StartedAt).Seconds(), Hosts: []string{}, Refused: []string{}}
 	if sum != nil {
 		end.Tokens, end.Usage = sum.InputTokens+sum.OutputTokens, sum.Usage()
-		end.AgentSays = opt(text.Line(sum.Result, 2000))
+		end.AgentSays = opt(text.Prose(sum.Result, 2000))
 		if sum.CostUSD > 0 {
 			end.CostUSD = &sum.CostUSD
 		}

@@ -2,13 +2,18 @@
 // or the network passes it before a person sees it.
 //
 // It defends against terminal escape sequences, markup, look-alike and right-to-left characters
-// and endless strings: what comes out is printable ASCII of bounded length, never parsed back.
-// There are three ways through it:
+// and endless strings: what comes out is printable, of bounded length, and never parsed back.
+// There are five ways through it. For names, paths, hosts, refs and code, which are judged:
 //
 //   - Line for names and notices: what is not printable ASCII becomes a space;
-//   - Show for one line in which nothing may be lost (subjects, authors, paths): what is not
-//     printable ASCII becomes a visible escape such as \u{202e};
+//   - Show for one line in which nothing may be lost (authors, paths): what is not printable
+//     ASCII becomes a visible escape such as \u{202e};
 //   - Block for diffs and logs: Show line by line, newlines and tabs kept.
+//
+// For prose, which is read (an agent's words, commit messages, reasons), in any language:
+//
+//   - Prose for one line, ProseBlock for several: what is invisible, reorders text, moves the
+//     cursor or floods becomes a visible escape, every other character is shown.
 //
 // Nothing here may be used to make a string safe for a shell, a path or markup.
 package text
@@ -54,19 +59,23 @@ func Line(s string, max int) string {
 // \u{XXXX} for everything beyond ASCII, letters included, since look-alikes are letters. A
 // backslash stays as it is: the result is for eyes, not for parsers. A cut is shown by a marker
 // that tells how many bytes of s are missing.
-func Show(s string) string { return show(s, MaxShow, false) }
+func Show(s string) string { return escape(s, MaxShow, strict{}) }
 
 // Block is Show for text of several lines, such as a diff or a log: newlines and tabs are kept,
 // a carriage return is visible. At most maxLines lines of at most maxLine bytes each come out,
 // plus one line that says how many are missing. Values below 1 mean 1000 lines and MaxShow bytes.
 func Block(s string, maxLines, maxLine int) string {
+	return block(s, maxLines, maxLine, func(line string, max int) string { return escape(line, max, strict{tabs: true}) })
+}
+
+func block(s string, maxLines, maxLine int, show func(line string, max int) string) string {
 	if maxLines < 1 {
 		maxLines = 1000
 	}
 	if maxLine < 1 {
 		maxLine = MaxShow
 	}
-	maxLine = max(maxLine, minShow)
+	maxLine = atLeast(maxLine)
 	var b strings.Builder
 	for n := 0; s != ""; n++ {
 		if n == maxLines {
@@ -78,7 +87,7 @@ func Block(s string, maxLines, maxLine int) string {
 			break
 		}
 		line, rest, found := strings.Cut(s, "\n")
-		b.WriteString(show(line, maxLine, true))
+		b.WriteString(show(line, maxLine))
 		if found {
 			b.WriteByte('\n')
 		}
@@ -90,33 +99,32 @@ func Block(s string, maxLines, maxLine int) string {
 // minShow leaves room for the marker of a cut.
 const minShow = 48
 
-// show escapes s into at most max bytes (max ≥ minShow). It looks at no more of s than it needs.
-func show(s string, max int, tabs bool) string {
+func atLeast(n int) int { return max(n, minShow) }
+
+// rules say how the character r, the first n bytes of s, is shown; s goes on to the end of the text.
+type rules interface {
+	char(s string, r rune, n int) string
+}
+
+// strict shows printable ASCII.
+type strict struct{ tabs bool }
+
+func (o strict) char(s string, r rune, n int) string {
+	if r >= 0x20 && r <= 0x7e || r == '\t' && o.tabs {
+		return s[:n]
+	}
+	return code(s, r, n)
+}
+
+// escape shows s in at most max bytes (max ≥ minShow). It looks at no more of s than it needs.
+func escape(s string, max int, how rules) string {
 	var b strings.Builder
 	b.Grow(min(len(s), max))
 	fits := 0 // length of the output that still leaves room for the marker
 	left := 0 // bytes of s behind that point
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
-		var e string
-		switch {
-		case r >= 0x20 && r <= 0x7e:
-			e = s[i : i+1]
-		case r == '\t' && tabs:
-			e = "\t"
-		case r == '\n':
-			e = `\n`
-		case r == '\r':
-			e = `\r`
-		case r == '\t':
-			e = `\t`
-		case r < 0x80:
-			e = fmt.Sprintf(`\x%02x`, r)
-		case r == utf8.RuneError && n == 1:
-			e = fmt.Sprintf(`\x%02x`, s[i])
-		default:
-			e = fmt.Sprintf(`\u{%x}`, r)
-		}
+		e := how.char(s[i:], r, n)
 		if b.Len()+len(e) > max {
 			return b.String()[:fits] + fmt.Sprintf("...[%d bytes cut]", left)
 		}

@@ -131,14 +131,14 @@ func (r *Renderer) claudeBlock(indent, role string, b claudeBlock) {
 		if in := toolInput(b.Input); in != "" {
 			call += ": " + in
 		}
-		r.print(blue, indent+"* ", text.Line(call, max(r.opts.Width-2-len(indent), 40)))
+		r.print(blue, indent+"* ", text.Fit(call, max(r.opts.Width-2-len(indent), 40)))
 	case b.Type == "tool_result" && b.IsError:
 		r.summary.ToolFailures++
 		var all strings.Builder
 		for _, c := range contentBlocks(b.Content) {
 			all.WriteString(c.Text)
 		}
-		s := strings.TrimRight(text.Block(plain(strings.TrimSpace(all.String())), maxFailure, maxInput), "\n")
+		s := strings.TrimRight(text.ProseBlock(strings.TrimSpace(all.String()), maxFailure, maxInput), "\n")
 		if s == "" {
 			s = "failed"
 		}
@@ -158,14 +158,14 @@ func toolInput(raw json.RawMessage) string {
 	for _, k := range inputKeys {
 		var s string
 		if v, ok := in[k]; ok && json.Unmarshal(v, &s) == nil && s != "" {
-			return text.Line(plain(oneLine(s)), maxInput)
+			return text.Prose(oneLine(s), maxInput)
 		}
 	}
 	var b bytes.Buffer
 	if json.Compact(&b, raw) != nil {
 		return ""
 	}
-	return text.Line(plain(b.String()), maxInput)
+	return text.Prose(b.String(), maxInput)
 }
 
 // oneLine joins the lines of a script; more than the sanitiser will keep is not looked at.
@@ -183,9 +183,9 @@ func (r *Renderer) claudeResult(e *claudeEvent) {
 	if len(result) > maxResult {
 		result = result[:maxResult]
 	}
-	s.Result = strings.TrimRight(text.Block(plain(strings.TrimSpace(result)), maxProse, text.MaxShow), "\n")
+	s.Result = strings.TrimRight(text.ProseBlock(strings.TrimSpace(result), maxProse, text.MaxShow), "\n")
 	if len(s.Result) > maxResult {
-		s.Result = s.Result[:maxResult]
+		s.Result = strings.ToValidUTF8(s.Result[:maxResult], "")
 	}
 	if e.SessionID != "" {
 		s.Session = text.Line(e.SessionID, 64)

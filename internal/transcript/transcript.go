@@ -154,7 +154,7 @@ func (r *Renderer) render(line []byte) {
 		return
 	}
 	if len(bytes.TrimSpace(line)) > 0 {
-		r.print("", "", strings.TrimRight(text.Block(plain(string(line)), 1, maxPlain), "\n"))
+		r.print("", "", strings.TrimRight(text.ProseBlock(string(line), 1, maxPlain), "\n"))
 	}
 }
 
@@ -183,7 +183,7 @@ func (r *Renderer) print(st style, head, s string) {
 	}
 }
 
-func (r *Renderer) note(s string) { r.print(red, "! ", text.Line(plain(s), maxInput)) }
+func (r *Renderer) note(s string) { r.print(red, "! ", text.Prose(s, maxInput)) }
 
 // prose prints a text of the agent's, wrapped.
 func (r *Renderer) prose(indent, s string) {
@@ -192,45 +192,14 @@ func (r *Renderer) prose(indent, s string) {
 		return
 	}
 	r.last = s
-	clean := strings.TrimRight(text.Block(plain(s), maxProse, text.MaxShow), "\n")
+	clean := strings.TrimRight(text.ProseBlock(s, maxProse, text.MaxShow), "\n")
 	var b strings.Builder
 	for line := range strings.SplitSeq(clean, "\n") {
-		wrap(&b, strings.TrimRight(line, " \t"), r.opts.Width-len(indent))
+		hang := text.Width(line) - text.Width(strings.TrimLeft(line, listMarks))
+		b.WriteString(text.Wrap(strings.TrimRight(line, " \t"), r.opts.Width-len(indent), hang) + "\n")
 	}
 	r.print("", indent, strings.TrimRight(b.String(), "\n"))
 }
 
-// wrap breaks a line at spaces; a word that is longer than the width stays whole. The first
-// indent is repeated, so that lists stay readable.
-func wrap(b *strings.Builder, line string, width int) {
-	body := strings.TrimLeft(line, " \t-*>0123456789.")
-	hang := min(len(line)-len(body), width/2)
-	pad := ""
-	for len(line) > width {
-		cut := strings.LastIndexByte(line[:width+1], ' ')
-		if cut <= len(pad) {
-			cut = strings.IndexByte(line[len(pad):], ' ')
-			if cut < 0 {
-				break
-			}
-			cut += len(pad)
-			if cut == len(pad) {
-				break
-			}
-		}
-		b.WriteString(strings.TrimRight(line[:cut], " ") + "\n")
-		pad = strings.Repeat(" ", hang)
-		line = pad + strings.TrimLeft(line[cut:], " ")
-	}
-	b.WriteString(strings.TrimRight(line, " ") + "\n")
-}
-
-// plain writes the typography that models like in ASCII; the sanitiser would show it as codes.
-func plain(s string) string { return typography.Replace(s) }
-
-var typography = strings.NewReplacer(
-	"\u2013", "-", "\u2014", "--", "\u2018", "'", "\u2019", "'", "\u201c", `"`, "\u201d", `"`, "\u2026", "...",
-	"\u2022", "*", "\u00b7", "-", "\u2192", "->", "\u2190", "<-", "\u21d2", "=>", "\u2264", "<=", "\u2265", ">=", "\u00d7", "x",
-	"\u2713", "[ok]", "\u2714", "[ok]", "\u2705", "[ok]", "\u2717", "[x]", "\u2718", "[x]", "\u274c", "[x]", "\u26a0\ufe0f", "[!]", "\u26a0", "[!]",
-	"\u00a0", " ", "\u2500", "-", "\u2502", "|", "\u251c", "|", "\u2514", "`",
-)
+// listMarks begin lines whose continuation stands below their text.
+const listMarks = " \t-*>0123456789.•–—"

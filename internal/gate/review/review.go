@@ -418,8 +418,8 @@ func (p *repo) commits(ctx context.Context, c Change) ([]Commit, error) {
 		subject, body, _ := strings.Cut(strings.TrimSpace(fields[6]), "\n")
 		list = append(list, Commit{
 			ID: strings.TrimSpace(fields[0]), Parents: strings.Fields(fields[1]), Author: text.Show(fields[2]), Email: text.Show(fields[3]),
-			Time: time.Unix(sec, 0).UTC(), Committer: text.Show(fields[5]), Subject: text.Show(subject),
-			Body: text.Block(strings.TrimSpace(body), maxBodyLines, maxPatchLine)})
+			Time: time.Unix(sec, 0).UTC(), Committer: text.Show(fields[5]), Subject: text.Prose(subject, 0),
+			Body: text.ProseBlock(strings.TrimSpace(body), maxBodyLines, maxPatchLine)})
 	}
 	return list, nil
 }
