@@ -9,6 +9,37 @@ import "terok/internal/sandbox"
 //	POST /v1/ready   Ready → 204; the workspace is ready, or why not
 //	POST /v1/stay    Stay → Welcome without a start, then silence until the supervisor ends
 //	GET  /v1/why?host=H&port=N → Explanation
+//	POST /v1/ask     AskQuestion → AskAnswer; waits for the operator's verdict
+
+// AskQuestion is an agent's question about a closed host (`terok guest ask`). Everything in it is
+// untrusted.
+type AskQuestion struct {
+	Host    string `json:"host"`
+	Port    uint16 `json:"port,omitempty"` // 0: 443
+	Reason  string `json:"reason"`         // shown to the operator as the agent's words; cut at 200 bytes
+	Seconds int    `json:"seconds"`        // to wait for a verdict, 0 to MaxAskSeconds
+}
+
+// MaxAskSeconds bounds how long a question waits.
+const MaxAskSeconds = 600
+
+// AskState is the answer to an agent.
+type AskState string
+
+// Answers to an agent.
+const (
+	AskAllowed AskState = "allowed"
+	AskDenied  AskState = "denied"
+	AskPending AskState = "pending" // nobody has answered yet; the request stays for a while
+	AskLimited AskState = "limited" // too many questions; nobody was asked
+)
+
+// AskAnswer is what became of a question.
+type AskAnswer struct {
+	State  AskState `json:"state"`
+	Target Target   `json:"target"`
+	Reason string   `json:"reason"` // one sentence
+}
 
 // Hello is the guest's first message.
 type Hello struct {
