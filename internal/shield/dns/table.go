@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"sync"
 )
@@ -158,6 +159,23 @@ func (t *Table) Snapshot() []Pin {
 		out = append(out, Pin{s.name, t.addr(s.offset)})
 	}
 	return out
+}
+
+// All yields every name with its address, pinned or not, as they are when it begins.
+func (t *Table) All() iter.Seq2[string, netip.Addr] {
+	return func(yield func(string, netip.Addr) bool) {
+		t.mu.Lock()
+		all := make([]Pin, 0, len(t.byName))
+		for name, e := range t.byName {
+			all = append(all, Pin{name, t.addr(e.Value.(*slot).offset)})
+		}
+		t.mu.Unlock()
+		for _, p := range all {
+			if !yield(p.Name, p.Addr) {
+				return
+			}
+		}
+	}
 }
 
 // Restore adds the pins of a snapshot to a new table. Pins outside of the range (the setting was

@@ -39,6 +39,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"iter"
 	"net"
 	"net/netip"
 	"sync"
@@ -98,6 +99,9 @@ type Config struct {
 	// Datagrams opens the socket that receives what the container sends by UDP to a synthetic
 	// address and port. nil: UDP is not relayed.
 	Datagrams func(dst netip.AddrPort) (*net.UDPConn, error)
+	// Known yields the names that have a synthetic address, with it: their relays are opened when
+	// policy changes. nil: only answers open relays.
+	Known iter.Seq2[string, netip.Addr]
 	// DialUDP connects a UDP socket on the host's side; nil: a plain one.
 	DialUDP func(a netip.AddrPort) (*net.UDPConn, error)
 	// Budgets bound what leaves the container; Spent is what a Proxy before this one has counted.
@@ -254,9 +258,10 @@ func (p *Proxy) Serve(ctx context.Context, l *net.TCPListener) error {
 }
 
 // Recheck judges every live connection with the policy of this moment and resets, on both sides,
-// those that it refuses. When it returns they are closed.
+// those that it refuses. When it returns they are closed, and relays of UDP are as policy says.
 func (p *Proxy) Recheck() {
 	p.closeRelays()
+	p.openRelays()
 	for _, f := range p.live() {
 		if why := p.rejudge(f); why != "" {
 			f.cut(why)

@@ -147,6 +147,17 @@ func (p *Proxy) closeRelays() {
 	}
 }
 
+// openRelays opens what policy allows by now for names that the container knows already.
+func (p *Proxy) openRelays() {
+	pol := p.cfg.Policy()
+	if p.cfg.Known == nil || pol == nil || !pol.Datagrams() {
+		return
+	}
+	for name, a := range p.cfg.Known {
+		p.Resolved(name, a)
+	}
+}
+
 func (p *Proxy) stopRelays() {
 	d := &p.datagrams
 	d.mu.Lock()
