@@ -29,6 +29,9 @@ type SandboxOptions struct {
 	Command []string // at least the program
 	Allow   []string // rules in policy grammar without sign, e.g. "example.org:443"
 	Deny    []string
+	Verify  string   // of SNI and Host: enforce (also ""), log or off
+	IPv6    bool     // names have IPv6 addresses inside as well
+	Budget  []string // of what leaves it, e.g. "200MB/h"
 	Env     []string // "KEY=VALUE"
 	Mounts  []string // "SRC:DST[:ro]"
 	Remove  bool     // remove the container and its directory when the command ends
@@ -85,6 +88,26 @@ func (a *App) SandboxRunAttached(ctx context.Context, o SandboxOptions, io launc
 	return code, err
 }
 
+// shape applies what the options say about the shield beside rules.
+func (o *SandboxOptions) shape(s *policy.Settings) error {
+	switch v := policy.Verify(o.Verify); v {
+	case "":
+	case policy.VerifyEnforce, policy.VerifyLog, policy.VerifyOff:
+		s.Verify = v
+	default:
+		return problem.New("verify_invalid", problem.Usage, "--verify is enforce, log or off, not %q", o.Verify)
+	}
+	s.IPv6 = s.IPv6 || o.IPv6
+	for _, text := range o.Budget {
+		b, err := policy.ParseBudget(text)
+		if err != nil {
+			return problem.New("budget_invalid", problem.Usage, "--budget %s: %w", text, err).WithHint(`--budget 200MB/h or --budget "*.example.org 10MB/d quarantine"`)
+		}
+		s.Budgets = append(s.Budgets, b)
+	}
+	return nil
+}
+
 // sandboxSpec turns options into a launch. release gives the name back.
 func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launcher, launch.Spec, func(), error) {
 	var none launch.Spec
@@ -103,6 +126,9 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 		return nil, none, nil, err
 	}
 	doc := policy.Document{Settings: settings(global)}
+	if err := o.shape(&doc.Settings); err != nil {
+		return nil, none, nil, err
+	}
 	for sign, rules := range map[string][]string{"+": o.Allow, "-": o.Deny} {
 		for _, text := range rules {
 			r, err := sandboxRule(sign, text)
