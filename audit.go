@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"terok/internal/audit"
+	"terok/internal/config"
 	"terok/internal/problem"
 	"terok/internal/sandbox"
 )
@@ -18,17 +19,9 @@ import (
 func (a *App) AuditVerify(ctx context.Context, path string) ([]audit.Report, error) {
 	paths := []string{path}
 	if path == "" {
-		paths = nil
-		for _, pattern := range []string{
-			a.Roots.HostLedger(),
-			sandbox.LedgerPath(a.Roots.TaskDir("*", "*")),
-			sandbox.LedgerPath(a.Roots.SandboxDir("*")),
-		} {
-			found, err := filepath.Glob(pattern)
-			if err != nil {
-				return nil, err
-			}
-			paths = append(paths, found...)
+		var err error
+		if paths, err = a.ledgers(); err != nil {
+			return nil, err
 		}
 	}
 	reports := []audit.Report{}
@@ -62,4 +55,40 @@ func (a *App) AuditVerify(ctx context.Context, path string) ([]audit.Report, err
 		p.Message += fmt.Sprintf(" (broken ledgers in all: %d)", len(broken))
 	}
 	return reports, p.WithHint("keep the file, and compare it with a backup or a receipt")
+}
+
+// ledgers are the ledgers of the host and of every task and sandbox.
+func (a *App) ledgers(more ...string) ([]string, error) {
+	var paths []string
+	for _, pattern := range append([]string{
+		a.Roots.HostLedger(),
+		sandbox.LedgerPath(a.Roots.TaskDir("*", "*")),
+		sandbox.LedgerPath(a.Roots.SandboxDir("*")),
+	}, more...) {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, found...)
+	}
+	return paths, nil
+}
+
+// trimLedgers keeps all ledgers together, those of deleted tasks too, within audit.max_total. What
+// cannot be trimmed does not stop a launch.
+func (a *App) trimLedgers(g config.Global) {
+	limit := g.Audit.MaxTotal.Bytes()
+	if limit == 0 {
+		return
+	}
+	paths, err := a.ledgers(sandbox.LedgerPath(filepath.Join(a.Roots.ArchiveDir(), "*", "*")))
+	if err == nil {
+		var gone int64
+		if gone, err = audit.Trim(paths, limit); gone > 0 {
+			a.note("ledgers_trimmed", map[string]string{"bytes": fmt.Sprint(gone)})
+		}
+	}
+	if err != nil {
+		a.say("warning: old ledgers could not be trimmed: %v", err)
+	}
 }

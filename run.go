@@ -183,6 +183,7 @@ func (a *App) start(ctx context.Context, s starting) error {
 	}
 	limits(&spec, s.project.Run.Run)
 	a.confinement(&spec, s.global)
+	a.trimLedgers(s.global)
 	workspace := filepath.Join(spec.Dir, "workspace")
 	if err := os.MkdirAll(workspace, 0o700); err != nil {
 		return err

@@ -181,6 +181,7 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 		Stdin: o.Stdin, Remove: o.Remove, Policy: doc, Start: sandbox.Start{Env: env}, Mounts: mounts}
 	limits(&spec, global.Run)
 	a.confinement(&spec, global)
+	a.trimLedgers(global)
 	if o.NoRoot {
 		spec.Privilege = launch.None
 	}

@@ -24,6 +24,7 @@ import (
 
 const (
 	maxLine    = 4 << 10 // bytes of a line with its newline
+	maxSeq     = 1 << 53 // what JSON readers with floating point numbers tell apart
 	defaultMax = 10 << 20
 	defaultN   = 5
 )
@@ -306,7 +307,7 @@ func parseHead(line []byte) (seq uint64, prev string, err error) {
 	if err := json.Unmarshal(line, &h); err != nil {
 		return 0, "", fmt.Errorf("not a line of a ledger: %w", err)
 	}
-	if h.V < 1 || h.Seq < 1 || len(h.Prev) != len(zeroHash) {
+	if h.V < 1 || h.Seq < 1 || h.Seq > maxSeq || len(h.Prev) != len(zeroHash) {
 		return 0, "", errors.New("not a line of a ledger")
 	}
 	return h.Seq, h.Prev, nil

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +27,8 @@ func fullDiskChild(path string) {
 		fail(err)
 	}
 	ctx := context.Background()
+	stream, cancel := l.Subscribe(100)
+	defer cancel()
 	limit := syscall.Rlimit{Cur: 5000, Max: 1 << 40}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		fail(err)
@@ -37,6 +40,14 @@ func fullDiskChild(path string) {
 	if err := <-failed; err == nil {
 		fail("no failure was reported")
 	}
+	for e := range stream { // whoever watches is told although nothing can be written
+		if e.Ev == EvFailed {
+			if e.Seq != 0 || e.Reason == "" {
+				fail(e)
+			}
+			break
+		}
+	}
 	lost := l.Lost()
 	if lost == 0 || lost >= 30 {
 		fail(lost)
@@ -45,11 +56,11 @@ func fullDiskChild(path string) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		fail(err)
 	}
+	for err := error(errors.New("still failing")); err != nil; { // tried again although nothing happens
+		err = <-failed
+	}
 	l.Record(Event{Ev: "note"})
 	if err := l.Flush(ctx); err != nil {
-		fail(err)
-	}
-	if err := <-failed; err != nil {
 		fail(err)
 	}
 	if err := l.Close(); err != nil {

@@ -63,6 +63,7 @@ const (
 	EvRepaired  = "ledger_repaired"  // a torn last line was cut off; Detail: bytes
 	EvRestarted = "ledger_restarted" // the chain could not be continued; Detail: kept, the damaged file
 	EvLost      = "events_lost"      // Count events could not be written
+	EvFailed    = "ledger_failed"    // critical, to subscribers only: from here on events are lost; Reason says why
 	EvGap       = "gap"              // never written: Count events were dropped for a slow subscriber
 )
 

@@ -58,6 +58,9 @@ type item struct {
 // maxBatch bounds one write.
 const maxBatch = 256
 
+// retryEvery is how often writing is tried again after it failed, also when nothing happens.
+const retryEvery = time.Second
+
 // Open opens or makes the ledger at path and becomes its writer. It fails with state.ErrLocked
 // while another process writes it.
 func Open(path string, identity Identity, opts Options) (*Ledger, error) {
@@ -188,10 +191,17 @@ func (l *Ledger) run(batch []Event) {
 	if len(batch) > 0 {
 		write()
 	}
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
 	for {
+		var again <-chan time.Time
+		if l.failing {
+			again = retry.C
+		}
 		select {
 		case it := <-l.queue:
 			take(it)
+		case <-again:
 		case <-l.stop:
 			for { // what was recorded before Close
 				select {
@@ -243,7 +253,11 @@ func (l *Ledger) write(batch []Event) error {
 		l.seq.Store(l.chain.seq)
 	}
 	if failing := err != nil; failing != l.failing {
-		l.failing = failing
+		if l.failing = failing; failing {
+			loud := Event{V: Schema, Ev: EvFailed, Actor: "auto", Reason: err.Error()}
+			l.fill(&loud)
+			l.feed.publish([]Event{loud})
+		}
 		if l.opts.OnFailure != nil {
 			l.opts.OnFailure(err)
 		}

@@ -23,14 +23,17 @@ const maxUnpacked = 256 << 20
 
 // Filter selects events; the zero value selects all.
 type Filter struct {
-	Ev    []string  // prefixes of Event.Ev, e.g. "flow_"; empty: all
-	Since time.Time // at or after
-	After uint64    // sequence number above
-	Tail  int       // only the last n that match; 0: all
+	Ev     []string  // prefixes of Event.Ev, e.g. "flow_"; empty: all
+	Since  time.Time // at or after
+	Until  time.Time // before; zero: no end
+	After  uint64    // sequence number above
+	Before uint64    // sequence number below; 0: no end
+	Tail   int       // only the last n that match; 0: all
 }
 
 func (f Filter) match(e *Event) bool {
-	if e.Seq <= f.After && f.After > 0 || e.TS.Before(f.Since) {
+	if e.Seq <= f.After && f.After > 0 || e.TS.Before(f.Since) ||
+		!f.Until.IsZero() && !e.TS.Before(f.Until) || f.Before > 0 && e.Seq >= f.Before {
 		return false
 	}
 	return len(f.Ev) == 0 || slices.ContainsFunc(f.Ev, func(p string) bool { return strings.HasPrefix(e.Ev, p) })

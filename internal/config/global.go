@@ -21,6 +21,7 @@ type Global struct {
 	Run         Run         `yaml:"run"`
 	Clearance   Clearance   `yaml:"clearance"`
 	Shield      Shield      `yaml:"shield"`
+	Audit       Audit       `yaml:"audit"`
 	Git         Git         `yaml:"git"`
 }
 
@@ -63,6 +64,12 @@ type Shield struct {
 	RequireLandlock bool `yaml:"require_landlock"`
 }
 
+// Audit is the section of the ledgers.
+type Audit struct {
+	Required bool `yaml:"required"`  // a container whose ledger cannot be written is quarantined
+	MaxTotal Size `yaml:"max_total"` // of all ledgers; the oldest compressed files go first
+}
+
 // Git is the section of authorship.
 type Git struct {
 	HumanName  string `yaml:"human_name"`  // "": git's own configuration on the host
@@ -80,6 +87,7 @@ func Defaults() Global {
 			ShutdownTimeout: 10 * time.Second},
 		Clearance: Clearance{Hold: 30 * time.Second},
 		Shield:    Shield{Range: netip.MustParsePrefix("198.18.0.0/15"), RequireLandlock: true},
+		Audit:     Audit{MaxTotal: "2g"},
 		Git:       Git{Authorship: "agent-human"},
 	}
 }

@@ -51,6 +51,7 @@ type Spec struct {
 
 	Privilege Privilege // "" is Sudo
 
+	AuditRequired bool // quarantine while the ledger cannot be written
 	// WithoutLandlock starts the container also on a kernel that cannot confine the files of the
 	// supervisor's worker.
 	WithoutLandlock bool

@@ -71,6 +71,8 @@ type File struct {
 	// Only the supervisor's parent has it. A file without one cannot be adopted with its secrets.
 	SealingKey []byte `json:"sealing_key,omitempty"`
 
+	// AuditRequired quarantines the container while its ledger cannot be written.
+	AuditRequired bool `json:"audit_required,omitempty"`
 	// WithoutLandlock lets the worker run on a kernel that cannot confine its files.
 	WithoutLandlock bool `json:"without_landlock,omitempty"`
 

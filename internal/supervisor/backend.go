@@ -27,6 +27,7 @@ func (s *service) Status(context.Context) (control.Status, error) {
 		Parent: s.hand.Parent, Worker: self, Restarts: s.hand.Restarts, Version: version.Version,
 		StartedAt: s.hand.StartedAt, Vault: "none", Services: []string{"resolver", "guest"},
 	}
+	st.Warnings = []string{}
 	s.rules.state().tell(&st)
 	if s.session != nil {
 		st.Vault = s.session.State()
@@ -40,8 +41,10 @@ func (s *service) Status(context.Context) (control.Status, error) {
 		Open: c.Open, Allowed: c.Allowed, Denied: c.Denied + c.Mismatched + c.Malformed + c.Private + c.Unknown,
 		BytesUp: c.BytesUp, BytesDown: c.BytesDown, LimitsHit: c.LimitsHit,
 		DNSQueries: s.resolver.Counters.Queries.Load(), DNSRefused: s.resolver.Counters.Refused.Load(),
+		DNSSent:    s.resolver.Counters.Forwarded.Load(),
 		EventsLost: s.ledger.Lost(), WorkerStart: uint64(s.hand.Restarts) + 1,
 	}
+	s.tellLedger(&st)
 	return st, nil
 }
 

@@ -87,19 +87,21 @@ type service struct {
 	link    *link
 	started time.Time
 
-	ledger   *audit.Ledger
-	feed     *control.Feed
-	rules    *rules
-	table    *dns.Table
-	resolver *dns.Resolver
-	proxy    *proxy.Proxy
-	front    *front.Front
-	session  *keyholder.Session
-	gate     http.Handler
-	guest    *guestAPI
-	gitDoor  *door
-	apiDoor  *door
-	dnsDoor  *door
+	ledger    *audit.Ledger
+	unwritten *trouble // of the ledger
+	before    past     // traffic of earlier workers
+	feed      *control.Feed
+	rules     *rules
+	table     *dns.Table
+	resolver  *dns.Resolver
+	proxy     *proxy.Proxy
+	front     *front.Front
+	session   *keyholder.Session
+	gate      http.Handler
+	guest     *guestAPI
+	gitDoor   *door
+	apiDoor   *door
+	dnsDoor   *door
 
 	control net.Listener
 	tcp     []*net.TCPListener
@@ -108,14 +110,14 @@ type service struct {
 
 // newService opens everything that confinement would forbid and puts the parts together.
 func newService(h *handover, l *link) (*service, error) {
-	s := &service{hand: h, link: l, started: time.Now().UTC()}
+	s := &service{hand: h, link: l, unwritten: newTrouble(), started: time.Now().UTC()}
 	if err := s.sockets(); err != nil {
 		return nil, err
 	}
 	var err error
 	f := &h.File
 	s.ledger, err = audit.Open(sandbox.LedgerPath(f.Dir),
-		audit.Identity{Project: f.Project, Task: f.Task, Sandbox: f.Key}, audit.Options{})
+		audit.Identity{Project: f.Project, Task: f.Task, Sandbox: f.Key}, audit.Options{OnFailure: s.unwritten.set})
 	if err != nil {
 		return nil, err
 	}
@@ -275,6 +277,7 @@ func (s *service) serve() error {
 	run("control", func() error { return op.Serve(s.control) })
 	go s.rules.follow(ctx, hostAddrsEvery)
 	go s.saveNames(ctx)
+	go s.watchLedger(ctx)
 	events, unsubscribe := s.ledger.Subscribe(feedBuffer)
 	defer unsubscribe()
 	go s.feedLedger(events)
@@ -283,7 +286,8 @@ func (s *service) serve() error {
 	if s.hand.Restarts > 0 {
 		event = "supervisor_restarted"
 	}
-	s.ledger.Record(audit.Event{Ev: event, Actor: "auto", Count: uint64(s.hand.Restarts)})
+	s.ledger.Record(audit.Event{Ev: event, Actor: "auto", Count: uint64(s.hand.Restarts),
+		Detail: map[string]string{"container": s.hand.ContainerID, "name": s.hand.File.Name}})
 	if broken := s.rules.state().broken; broken != nil {
 		log.Print(broken)
 		s.ledger.Record(audit.Event{Ev: "error", Actor: "auto", Reason: "quarantine: " + broken.Error()})
@@ -360,7 +364,7 @@ func (s *service) close() {
 	if s.front != nil {
 		_ = s.front.Close()
 	}
-	s.ledger.Record(audit.Event{Ev: "stop", Actor: "auto"})
+	s.ledger.Record(s.lastWord())
 	if err := s.ledger.Close(); err != nil {
 		log.Printf("ledger: %v", err)
 	}
