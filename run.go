@@ -89,7 +89,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := a.taskRules(p, agent, provider, req.Allow)
+	rules, err := a.taskRules(p, set, agent, provider, req.Allow)
 	if err != nil {
 		return nil, err
 	}
@@ -174,12 +174,15 @@ func (a *App) start(ctx context.Context, s starting) error {
 	t := s.task
 	spec := launch.Spec{
 		Key: taskKey(t), Name: t.Project + "-" + t.Mode + "-" + t.ID, Project: t.Project, Task: t.ID,
-		Mode: t.Mode, Launch: t.Launch.ID, Dir: t.Dir(a.Roots), Image: s.image, Policy: policy.Document{Settings: settings(s.global), Rules: s.rules},
+		Mode: t.Mode, Launch: t.Launch.ID, Dir: t.Dir(a.Roots), Image: s.image, Policy: policy.Document{Settings: s.project.ShieldSettings(settings(s.global)), Rules: s.rules},
 		Privilege: launch.Sudo, Command: "terok run " + s.agent.Name,
 		TTY: false, Start: sandbox.Start{Workspace: "/workspace", Env: map[string]string{}},
 	}
 	if s.req.Restricted {
 		spec.Privilege = launch.None
+	}
+	if err := a.useRules(s.project, s.rules); err != nil {
+		return err
 	}
 	limits(&spec, s.project.Run.Run)
 	a.confinement(&spec, s.global)
@@ -192,7 +195,7 @@ func (a *App) start(ctx context.Context, s starting) error {
 	if s.bundle != "" {
 		spec.Trusted = append(spec.Trusted, launch.Mount{Source: s.bundle, Target: sandbox.BundleMount + "/" + s.agent.Name, ReadOnly: true})
 	}
-	facts := roster.Facts{Workspace: "/workspace", Hosts: openHosts(s)}
+	facts := roster.Facts{Workspace: "/workspace", Hosts: openHosts(s, a.Now())}
 	if s.project.Git.UpstreamURL != "" {
 		if err := a.addGate(ctx, s, &spec, &facts); err != nil {
 			return err
@@ -303,50 +306,17 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts 
 }
 
 // openHosts are the hosts that the agent is told about.
-func openHosts(s starting) []string {
+func openHosts(s starting, now time.Time) []string {
 	var hosts []string
 	if s.provider != nil {
 		hosts = append(hosts, s.provider.Route.Host+" (your model)")
 	}
 	for _, r := range s.rules {
-		if r.Allows() {
+		if r.Allows() && r.Live(now) {
 			hosts = append(hosts, strings.TrimPrefix(r.Text, "+"))
 		}
 	}
 	return hosts
-}
-
-// taskRules are the policy of a task: the relayed host is denied except through the vault, then
-// what the person asked for, the agent needs and the project allows.
-func (a *App) taskRules(p *project.Project, agent *roster.Agent, provider *roster.Provider, allow []string) ([]policy.Rule, error) {
-	rules, err := p.Rules()
-	if err != nil {
-		return nil, err
-	}
-	add := func(tier policy.Tier, rule, source string) error {
-		r, err := policy.ParseRule(rule, tier, source)
-		if err != nil {
-			return problem.New("bad_rule", problem.Usage, "%s: %w", source, err).WithHint("e.g. --allow registry.npmjs.org:443")
-		}
-		rules = append(rules, r)
-		return nil
-	}
-	if provider != nil {
-		if err := add(policy.Denied, "-"+provider.Route.Host, policy.RelaySource); err != nil {
-			return nil, err
-		}
-	}
-	for _, text := range allow {
-		if err := add(policy.Project, text, "--allow "+text); err != nil {
-			return nil, err
-		}
-	}
-	for _, text := range agent.Egress {
-		if err := add(policy.Agent, text, "agent "+agent.Name); err != nil {
-			return nil, err
-		}
-	}
-	return rules, nil
 }
 
 // ensureImage finds the image and the agent's bundle. What is missing is made after a question,

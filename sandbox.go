@@ -202,10 +202,9 @@ func sandboxRule(sign, text string) (policy.Rule, error) {
 	if !strings.HasPrefix(text, sign) {
 		return policy.Rule{}, problem.New("rule_invalid", problem.Usage, "%s %s: the rule has the other sign", flag, text)
 	}
-	r, err := policy.ParseRule(text, tier, flag)
+	r, err := parseRule(text, tier, flag)
 	if err != nil {
-		return policy.Rule{}, problem.New("rule_invalid", problem.Usage, "%s %s: %w", flag, strings.TrimLeft(text, "+-"), err).
-			WithHint("terok sandbox run --help")
+		return policy.Rule{}, problem.New("rule_invalid", problem.Usage, "%w", err).WithHint("terok sandbox run --help")
 	}
 	return r, nil
 }

@@ -218,7 +218,7 @@ func (a *App) TaskStatus(ctx context.Context, t *task.Task) (*TaskView, error) {
 			v.Supervisor, v.Egress = &s, opt(string(s.Posture))
 		default:
 			v.Egress = opt(string(control.Failing))
-			v.StatusReason = opt("no supervisor answers: the container has no network; terok task restart " + t.Ref())
+			v.StatusReason = opt("no supervisor answers: the container has no network; terok shield adopt " + t.Ref() + " keeps what runs, terok task restart " + t.Ref() + " starts it clean")
 		}
 	} else {
 		v.Egress = opt(string(control.Offline))
@@ -296,6 +296,9 @@ func (a *App) RestartTask(ctx context.Context, t *task.Task) error {
 	if t.Mode == task.Headless && !c.Running() && t.Exit != nil {
 		return problem.New("task_finished", problem.Conflict, "%s has finished; a restart would repeat its prompt", t.Ref()).
 			WithHint("terok review show %s", t.Ref())
+	}
+	if _, err := a.refreshPolicy(t); err != nil {
+		return err
 	}
 	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
 		t.ReadyAt, t.Exit = time.Time{}, nil

@@ -288,7 +288,7 @@ func TestExamples(t *testing.T) {
 				if r, err = roster.Load(roots); err == nil {
 					err = errors.Join(r.Problems()...)
 				}
-			case strings.Contains(m[1], "project:"):
+			case strings.Contains(m[1], "project:"), strings.Contains(m[1], "profiles:"), strings.Contains(m[1], "override:"):
 				err = config.Decode(page, []byte(m[1]), &probe)
 			default:
 				err = config.Decode(page, []byte(m[1]), &global)

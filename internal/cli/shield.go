@@ -19,7 +19,7 @@ import (
 func newShieldCmd(e *env) *cobra.Command {
 	return group("shield", "What a container may reach: look and change",
 		newShieldStatusCmd(e), newShieldChangeCmd(e, "allow", "+"), newShieldChangeCmd(e, "deny", "-"),
-		newShieldUpCmd(e), newShieldDownCmd(e), newShieldQuarantineCmd(e), newShieldLogsCmd(e), newShieldExplainCmd(e))
+		newShieldUpCmd(e), newShieldDownCmd(e), newShieldQuarantineCmd(e), newShieldLogsCmd(e), newShieldExplainCmd(e), newShieldAdoptCmd(e), newShieldReloadCmd(e), newShieldProfilesCmd(e))
 }
 
 const targetHelp = "TARGET is the name of a sandbox, or PROJECT/TASK, or a task id."
@@ -69,7 +69,7 @@ func postureNote(st control.Status) string {
 	case st.Posture == control.Offline:
 		return " (stopped)"
 	case st.Posture == control.Failing && st.Worker.PID == 0:
-		return " (no supervisor: the container has no network; restart it)"
+		return withoutSupervisor(st)
 	case st.Posture == control.Failing:
 		return " (the network inside was changed from outside: quarantine until a restart)"
 	case st.Posture == control.Quarantine && st.Desired != control.Quarantine:
