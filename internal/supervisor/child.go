@@ -4,6 +4,7 @@ import (
 	"context"
 	"log"
 	"net"
+	"os"
 	"os/exec"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ type worker struct {
 	gone   chan struct{} // closed when it has ended and everything it said was heard
 	served atomic.Bool
 	guest  atomic.Bool
+
+	datagram func() (*os.File, error) // makes a UDP socket inside
 }
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
@@ -68,10 +71,26 @@ func (w *worker) listen() {
 			w.served.Store(true)
 		case opGuest:
 			w.guest.Store(true)
+		case opSocket:
+			w.socket()
 		default:
 			log.Printf("worker %d says %#x: stopped", w.cmd.Process.Pid, op)
 			return
 		}
+	}
+}
+
+// socket answers opSocket. What the worker gets is worth no more than what the container can make
+// itself: a socket in its own namespace.
+func (w *worker) socket() {
+	f, err := w.datagram()
+	if err != nil {
+		log.Printf("a UDP socket for the worker: %v", err)
+	} else {
+		defer f.Close()
+	}
+	if err := w.link.say(opSocket, f); err != nil {
+		log.Printf("pass the UDP socket: %v", err)
 	}
 }
 

@@ -137,6 +137,7 @@ func (p *parent) enter() error {
 		return err
 	}
 	unix.Close(fdSpace)
+	p.space.Synthetic = syntheticRange(p.hand.File.Dir)
 	if p.inside, err = p.space.Setup(); err != nil {
 		return err
 	}
@@ -289,6 +290,7 @@ func (p *parent) startWorker(ctx context.Context) (*worker, error) {
 		return nil, err
 	}
 	w := newWorker(cmd, l)
+	w.datagram = p.space.Datagram
 	hand := p.hand
 	go w.run(ctx, &hand)
 	return w, nil

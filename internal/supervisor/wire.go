@@ -26,10 +26,12 @@ const (
 	opReady  = 'r' // the worker serves
 	opServed = 's' // the start was handed to the guest; never hand it out again
 	opGuest  = 'g' // the guest reported a ready workspace
+	opSocket = 'u' // wants a UDP socket inside; the parent answers with the same byte
 
 	// parent → worker
 	opKeyholder = 'k' // with a connection to the keyholder
 	opTampered  = 't' // links or tables were changed from outside
+	// opSocket with an unbound UDP socket of the container's namespace, or without one
 )
 
 // Descriptors of a worker, in the order of exec.Cmd.ExtraFiles. The sockets of netns.Inside

@@ -103,6 +103,9 @@ type service struct {
 	apiDoor   *door
 	dnsDoor   *door
 
+	datagrams *datagrams
+	askBudget func(context.Context, proxy.Breach) bool // nil: nobody can be asked
+
 	control net.Listener
 	tcp     []*net.TCPListener
 	udp     []net.PacketConn
@@ -147,13 +150,14 @@ func newService(h *handover, l *link) (*service, error) {
 	s.resolver = &dns.Resolver{Policy: s.rules.policy, Table: s.table, Lookup: lookup, Upstream: upstream,
 		Record: s.ledger, Hostname: f.Key}
 	cfg := proxy.Config{Policy: s.rules.policy, Names: s.table.Name, Range: set.Synthetic,
-		Own: []netip.Prefix{serviceNet()}, Lookup: lookup.LookupHost, Services: services,
+		Lookup: lookup.LookupHost, Services: services,
 		Vital:  map[netip.AddrPort]bool{s.apiDoor.addr: true, s.dnsDoor.addr: true},
 		Verify: verification(set.Verify), Subject: s.subject(), Record: s.ledger}
 	if s.front != nil {
 		cfg.Front = s.front
 		s.resolver.Routed = func(name string) bool { return s.routed(name) }
 	}
+	s.egress(&cfg, set)
 	s.proxy = proxy.New(cfg)
 	s.rules.attach(s.proxy.Recheck, s.ledger.Record)
 	return s, nil
@@ -277,6 +281,8 @@ func (s *service) serve() error {
 	run("control", func() error { return op.Serve(s.control) })
 	go s.rules.follow(ctx, hostAddrsEvery)
 	go s.saveNames(ctx)
+	go s.keepSpent(ctx)
+	go s.proxy.Recheck() // reopens the relays of names that an earlier worker answered
 	go s.watchLedger(ctx)
 	events, unsubscribe := s.ledger.Subscribe(feedBuffer)
 	defer unsubscribe()
@@ -308,12 +314,19 @@ func (s *service) serve() error {
 
 // obey does what the parent says until it closes the link.
 func (s *service) obey() error {
+	defer close(s.datagrams.done)
 	for {
 		op, file, err := s.link.hear()
 		if err != nil {
 			return nil // the container has ended
 		}
 		switch {
+		case op == opSocket:
+			select {
+			case s.datagrams.answers <- file:
+				file = nil
+			default: // nobody asked
+			}
 		case op == opTampered:
 			s.ledger.Record(audit.Event{Ev: "verify_failed", Actor: "auto", Reason: "links or tables of the container's network namespace were changed from outside"})
 			s.rules.tamper()
