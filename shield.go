@@ -187,7 +187,7 @@ func (s *shielded) explain(err error) error {
 		return nil
 	case errors.Is(err, control.ErrNoSupervisor):
 		return problem.New("no_supervisor", problem.Conflict, "%s has no supervisor: it is stopped, or it runs without any network", s.name).
-			WithHint("%s", s.restartHint())
+			WithHint("%s (what runs goes on), or %s (clean)", s.adoptHint(), s.restartHint())
 	case refused:
 		exit := problem.Failed
 		switch e.Code {

@@ -38,6 +38,8 @@ var processes = map[string]func(args []string) int{
 	"oci-hook":         supervisor.HookMain,
 	"supervise":        supervisor.ParentMain,
 	"supervise-worker": supervisor.WorkerMain,
+	"supervise-adopt":  supervisor.AdoptMain,
+	"supervise-scope":  supervisor.ScopeMain,
 	"guest":            guest.Main,
 	"keyholder":        holder.Main,
 }

@@ -19,7 +19,7 @@ import (
 
 func newSandboxCmd(e *env) *cobra.Command {
 	return group("sandbox", "Run any command in a container whose only network is its supervisor",
-		newSandboxRunCmd(e), newSandboxPsCmd(e), newSandboxStopCmd(e), newSandboxRestartCmd(e), newSandboxRmCmd(e))
+		newSandboxRunCmd(e), newSandboxPsCmd(e), newSandboxStopCmd(e), newSandboxRestartCmd(e), newSandboxAdoptCmd(e), newSandboxRmCmd(e))
 }
 
 func newSandboxRunCmd(e *env) *cobra.Command {
@@ -133,7 +133,7 @@ func network(s terok.Sandbox) string {
 	case s.Supervised:
 		return "supervised"
 	case s.State == "running":
-		return "none: no supervisor (terok sandbox restart " + text.Show(s.Name) + ")"
+		return "none: no supervisor (terok sandbox adopt or restart " + text.Show(s.Name) + ")"
 	}
 	return "-"
 }

@@ -16,3 +16,9 @@ func LedgerPath(dir string) string { return filepath.Join(dir, "audit", "audit.j
 
 // ControlPath is the control socket of a runtime directory.
 func ControlPath(runtimeDir string) string { return filepath.Join(runtimeDir, "control.sock") }
+
+// Exit codes of `terok supervise-adopt`, which gives a running container a new supervisor.
+const (
+	AdoptRefused = 3 // nothing was changed
+	AdoptFailed  = 4 // the new supervisor could not be made; the container has to be stopped
+)

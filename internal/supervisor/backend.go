@@ -29,6 +29,7 @@ func (s *service) Status(context.Context) (control.Status, error) {
 	}
 	st.Warnings = []string{}
 	s.rules.state().tell(&st)
+	s.placement(&st)
 	if s.session != nil {
 		st.Vault = s.session.State()
 		st.Services = append(st.Services, "vault")

@@ -22,6 +22,7 @@ type worker struct {
 	handed chan struct{} // closed when the handover was sent, or could not be
 	ready  chan struct{} // closed when it serves
 	gone   chan struct{} // closed when it has ended and everything it said was heard
+	sealed chan []byte   // a box that the guest brought
 	served atomic.Bool
 	guest  atomic.Bool
 
@@ -29,7 +30,8 @@ type worker struct {
 }
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
-	return &worker{cmd: cmd, link: l, handed: make(chan struct{}), ready: make(chan struct{}), gone: make(chan struct{})}
+	return &worker{cmd: cmd, link: l, handed: make(chan struct{}), ready: make(chan struct{}), gone: make(chan struct{}),
+		sealed: make(chan []byte, 1)}
 }
 
 // run hands over and listens until the worker ends. Everything it said before its end counts: a
@@ -71,6 +73,16 @@ func (w *worker) listen() {
 			w.served.Store(true)
 		case opGuest:
 			w.guest.Store(true)
+		case opSealed:
+			box, err := w.link.hearBlock()
+			if err != nil {
+				log.Printf("worker %d brings %v: stopped", w.cmd.Process.Pid, err)
+				return
+			}
+			select {
+			case w.sealed <- box:
+			default: // one is being looked at
+			}
 		case opSocket:
 			w.socket()
 		default:

@@ -52,7 +52,7 @@ func FuzzGuestRequest(f *testing.F) {
 	f.Add([]byte(`{"nonce":"AAAA"}`))
 	f.Add([]byte(`{"error":"x"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, v := range []any{&control.Hello{}, &control.Ready{}} {
+		for _, v := range []any{&control.Hello{}, &control.Ready{}, &control.Stay{}} {
 			w := httptest.NewRecorder()
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(data)))
 			if ok := readStrict(w, r, v); ok && len(data) > maxGuestRequest {

@@ -156,7 +156,7 @@ func TestOCIState(t *testing.T) {
 
 // TestStartIsHandedOutOnce: the workload can say hello as well; tokens go to the first only.
 func TestStartIsHandedOutOnce(t *testing.T) {
-	g := &guestAPI{hand: &handover{GateToken: "secret", File: sandbox.File{SigningKey: make([]byte, 32)}}, record: audit.Discard,
+	g := &guestAPI{hand: &handover{secrets: secrets{GateToken: "secret"}, File: sandbox.File{SigningKey: make([]byte, 32)}}, record: audit.Discard,
 		say: func(byte) error { return nil }}
 	hello := func() control.Welcome {
 		t.Helper()

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"terok/internal/audit"
 	"terok/internal/control"
@@ -24,22 +25,35 @@ import (
 type guestAPI struct {
 	hand   *handover
 	record audit.Recorder
-	say    func(op byte) error // to the parent
+	say    func(op byte) error    // to the parent
+	offer  func(box []byte) error // to the parent: what a guest brought back
 	why    func(control.Target) control.Explanation
 
 	mu     sync.Mutex
 	served bool
 	ready  bool
 	reason string // why the guest is not ready
+	stays  int    // connections that are kept open
+	asked  time.Time
 }
 
-// maxGuestRequest bounds a request body, in bytes.
-const maxGuestRequest = 8 << 10
+// Bounds of request bodies, in bytes. A box is in base64 there.
+const (
+	maxGuestRequest = 8 << 10
+	maxStayRequest  = maxGuestRequest + control.MaxSealed*4/3
+)
+
+// maxStays bounds the connections that are kept open; the guest needs one.
+const maxStays = 4
+
+// askEvery is how often a box is passed to the parent: the workload can bring some as well.
+const askEvery = 250 * time.Millisecond
 
 func (g *guestAPI) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/hello", g.hello)
 	mux.HandleFunc("POST /v1/ready", g.markReady)
+	mux.HandleFunc("POST /v1/stay", g.stay)
 	mux.HandleFunc("GET /v1/why", g.explain)
 	return mux
 }
@@ -49,12 +63,10 @@ func (g *guestAPI) hello(w http.ResponseWriter, r *http.Request) {
 	if !readStrict(w, r, &h) {
 		return
 	}
-	if len(h.Nonce) != 32 {
-		http.Error(w, "a nonce has 32 bytes", http.StatusBadRequest)
+	welcome, ok := g.prove(w, h.Nonce)
+	if !ok {
 		return
 	}
-	key := ed25519.NewKeyFromSeed(g.hand.File.SigningKey)
-	welcome := control.Welcome{Signature: ed25519.Sign(key, append([]byte(control.HelloContext), h.Nonce...))}
 	g.mu.Lock()
 	first := !g.served
 	g.served = true
@@ -66,9 +78,62 @@ func (g *guestAPI) hello(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "the supervisor is going down", http.StatusServiceUnavailable)
 			return
 		}
-		welcome.Start = g.start()
+		welcome.Start, welcome.Sealed = g.start(), g.hand.Sealed
 	}
 	answer(w, welcome)
+}
+
+// prove signs the nonce of a guest.
+func (g *guestAPI) prove(w http.ResponseWriter, nonce []byte) (control.Welcome, bool) {
+	if len(nonce) != 32 {
+		http.Error(w, "a nonce has 32 bytes", http.StatusBadRequest)
+		return control.Welcome{}, false
+	}
+	key := ed25519.NewKeyFromSeed(g.hand.File.SigningKey)
+	return control.Welcome{Signature: ed25519.Sign(key, append([]byte(control.HelloContext), nonce...))}, true
+}
+
+// stay keeps the connection open until one side ends: the guest notices by it that it has to come
+// back. A supervisor that took the container over gets its secrets with it.
+func (g *guestAPI) stay(w http.ResponseWriter, r *http.Request) {
+	var s control.Stay
+	if !readLimited(w, r, &s, maxStayRequest) {
+		return
+	}
+	welcome, ok := g.prove(w, s.Nonce)
+	if !ok {
+		return
+	}
+	g.mu.Lock()
+	full := g.stays >= maxStays
+	if !full {
+		g.stays++
+	}
+	ask := !full && g.hand.Waiting && len(s.Sealed) > 0 && time.Since(g.asked) >= askEvery
+	if ask {
+		g.asked = time.Now()
+	}
+	back := !full && g.hand.Adopted && !g.ready
+	g.ready = g.ready || back
+	g.mu.Unlock()
+	if full {
+		http.Error(w, "somebody stays already", http.StatusTooManyRequests)
+		return
+	}
+	defer func() { g.mu.Lock(); g.stays--; g.mu.Unlock() }()
+	answer(w, welcome)
+	wire := http.NewResponseController(w)
+	if wire.Flush() != nil || wire.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	if ask && g.offer(s.Sealed) != nil {
+		return
+	}
+	if back {
+		_ = g.say(opGuest)
+		g.record.Record(audit.Event{Ev: "note", Actor: "auto", Reason: "the guest came back to the new supervisor"})
+	}
+	<-r.Context().Done()
 }
 
 // start is the sandbox file's with what belongs to this container start only.
@@ -143,7 +208,11 @@ func (g *guestAPI) explain(w http.ResponseWriter, r *http.Request) {
 }
 
 func readStrict(w http.ResponseWriter, r *http.Request, v any) bool {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxGuestRequest))
+	return readLimited(w, r, v, maxGuestRequest)
+}
+
+func readLimited(w http.ResponseWriter, r *http.Request, v any, limit int64) bool {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		http.Error(w, "the request is too large", http.StatusRequestEntityTooLarge)
 		return false

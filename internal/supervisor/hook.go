@@ -68,15 +68,8 @@ func hook(stdin io.Reader) (*sandbox.File, error) {
 
 // judge refuses a container that is not the one of its sandbox file.
 func judge(file *sandbox.File, st *ociState) error {
-	if _, err := os.Lstat(file.PanicLock); !errors.Is(err, os.ErrNotExist) {
-		return errors.New("terok is locked after a panic; nothing starts until `terok panic --clear`")
-	}
-	recorded, err := os.ReadFile(file.CIDFile)
-	if err != nil {
-		return fmt.Errorf("the recorded container id: %w", err)
-	}
-	if strings.TrimSpace(string(recorded)) != st.ID {
-		return fmt.Errorf("container %.12s is not the one that was launched (%.12s)", st.ID, recorded)
+	if err := launched(file, st); err != nil {
+		return err
 	}
 	spec, err := readSpec(st.Bundle)
 	if err != nil {
@@ -86,6 +79,28 @@ func judge(file *sandbox.File, st *ociState) error {
 		return err
 	}
 	return onlyLoopback(st.PID)
+}
+
+// launched refuses while panic holds, and every container but the one that was launched.
+func launched(file *sandbox.File, st *ociState) error {
+	if err := notPanicked(file); err != nil {
+		return err
+	}
+	recorded, err := os.ReadFile(file.CIDFile)
+	if err != nil {
+		return fmt.Errorf("the recorded container id: %w", err)
+	}
+	if strings.TrimSpace(string(recorded)) != st.ID {
+		return fmt.Errorf("container %.12s is not the one that was launched (%.12s)", st.ID, recorded)
+	}
+	return nil
+}
+
+func notPanicked(file *sandbox.File) error {
+	if _, err := os.Lstat(file.PanicLock); !errors.Is(err, os.ErrNotExist) {
+		return errors.New("terok is locked after a panic; nothing starts until `terok panic --clear`")
+	}
+	return nil
 }
 
 // onlyLoopback fails when the container's network namespace has any link but lo, or is ours.
@@ -101,6 +116,11 @@ func onlyLoopback(pid int) error {
 	if os.SameFile(theirs, ours) {
 		return errors.New("the container is in the host's network namespace")
 	}
+	return onlyLinks(pid, "lo")
+}
+
+// onlyLinks fails when the network namespace of pid has a link that is not in names.
+func onlyLinks(pid int, names ...string) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/net/dev", pid))
 	if err != nil {
 		return fmt.Errorf("the container's links: %w", err)
@@ -109,15 +129,15 @@ func onlyLoopback(pid int) error {
 	lines := bufio.NewScanner(f)
 	for n := 0; lines.Scan(); n++ {
 		name, _, ok := strings.Cut(strings.TrimSpace(lines.Text()), ":")
-		if n >= 2 && (!ok || name != "lo") {
+		if n >= 2 && (!ok || !slices.Contains(names, name)) {
 			return fmt.Errorf("the container has the network link %.16q", name)
 		}
 	}
 	return lines.Err()
 }
 
-// start runs the parent and waits until it is ready.
-func start(file *sandbox.File, path string, st *ociState) error {
+// start runs the parent and waits until it is ready. more are further arguments of it.
+func start(file *sandbox.File, path string, st *ociState, more ...string) error {
 	// The container's init is held by the runtime while we run, so its pid is still its own.
 	pidfd, err := unix.PidfdOpen(st.PID, 0)
 	if err != nil {
@@ -141,7 +161,7 @@ func start(file *sandbox.File, path string, st *ociState) error {
 	}
 	defer ready.Close()
 
-	cmd := exec.Command("/proc/self/exe", "supervise", path, st.ID, strconv.Itoa(st.PID))
+	cmd := exec.Command("/proc/self/exe", append([]string{"supervise", path, st.ID, strconv.Itoa(st.PID)}, more...)...)
 	cmd.Args[0] = "terok"
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}

@@ -22,6 +22,7 @@ import (
 	"terok/internal/sandbox"
 	"terok/internal/sandbox/landlock"
 	"terok/internal/shield/netns"
+	"terok/internal/state"
 	"terok/internal/vault/front"
 	"terok/internal/vault/keyholder"
 )
@@ -77,12 +78,16 @@ type parent struct {
 	watch   *netns.Watch
 	control net.Listener
 	socket  *os.File // of control
+	sealing []byte   // sandbox.File.SealingKey
+	unlock  func()   // held until this process ends
+
+	registered bool
 }
 
 // prepare makes everything that needs privileges and gives them up.
 func prepare(args []string) (*parent, error) {
-	if len(args) != 3 {
-		return nil, errors.New("usage: terok supervise SANDBOX-FILE CONTAINER-ID PID")
+	if len(args) < 3 || len(args) > 4 || len(args) == 4 && args[3] != adoptWord {
+		return nil, errors.New("usage: terok supervise SANDBOX-FILE CONTAINER-ID PID [" + adoptWord + "]")
 	}
 	pid, err := strconv.Atoi(args[2])
 	if err != nil {
@@ -97,9 +102,14 @@ func prepare(args []string) (*parent, error) {
 		return nil, fmt.Errorf("%w; %s", err, landlock.Cure)
 	}
 	p := &parent{
-		hand:    handover{Path: args[0], File: *file, ContainerID: args[1], StartedAt: time.Now().UTC()},
+		hand: handover{Path: args[0], File: *file, ContainerID: args[1], StartedAt: time.Now().UTC(),
+			Adopted: len(args) == 4, Landlock: abi},
 		initPID: pid,
 		init:    os.NewFile(fdInit, "pidfd"),
+	}
+	p.sealing, p.hand.File.SealingKey = p.hand.File.SealingKey, nil // never a worker's
+	if err := p.alone(); err != nil {
+		return nil, err
 	}
 	if err := p.enter(); err != nil {
 		return nil, err
@@ -127,7 +137,22 @@ func prepare(args []string) (*parent, error) {
 	if p.hand.Parent.CapEff != noCapabilities || p.hand.Parent.CapBnd != noCapabilities {
 		return nil, errors.New("privileges are still there after they were dropped")
 	}
-	return p, nil
+	// A panic since the hook looked finds this process, or is found here.
+	return p, notPanicked(file)
+}
+
+// alone takes the lock that says who supervises the container, for the life of this process. The
+// supervisor of an earlier start may still be ending; one that lives is never replaced.
+func (p *parent) alone() (err error) {
+	wait := lockWait
+	if p.hand.Adopted {
+		wait = 0
+	}
+	p.unlock, err = state.LockFor(lockPath(p.hand.File.Dir), wait)
+	if errors.Is(err, state.ErrLocked) {
+		return errors.New(heldReason)
+	}
+	return err
 }
 
 // enter makes the inside of the container's network namespace.
@@ -148,20 +173,92 @@ func (p *parent) enter() error {
 	return nil
 }
 
-// secrets makes what is secret to this container start.
+// secrets makes what is secret to this container start. A parent that takes a container over
+// makes nothing: what runs there would not know it. The guest brings the secrets back.
 func (p *parent) secrets() error {
 	f := &p.hand.File
+	if len(grants(f)) > 0 {
+		if err := p.register(); err != nil {
+			return fmt.Errorf("register with the keyholder: %w", err)
+		}
+	}
+	if p.hand.Adopted {
+		p.hand.Served = true
+		p.hand.Waiting = f.Gate != nil || len(grants(f)) > 0
+		return nil
+	}
 	if f.Gate != nil {
 		var token [24]byte
 		_, _ = rand.Read(token[:]) // never fails
 		p.hand.GateToken = hex.EncodeToString(token[:])
 	}
-	if f.Vault == nil || len(f.Vault.Grants) == 0 {
+	if err := p.authority(); err != nil {
+		return err
+	}
+	if len(p.sealing) == 0 {
+		return nil
+	}
+	about, err := boxContext(f, p.hand.ContainerID, p.initPID)
+	if err != nil {
+		return err
+	}
+	p.hand.Sealed, err = seal(p.sealing, about, &p.hand.secrets)
+	return err
+}
+
+// grants are what the task may use of the vault.
+func grants(f *sandbox.File) []sandbox.Grant {
+	if f.Vault == nil {
+		return nil
+	}
+	return f.Vault.Grants
+}
+
+// register records which processes serve the container: the keyholder asks for it, and so does
+// a supervisor that takes the container over later.
+func (p *parent) register() error {
+	p.registered = true
+	return keyholder.Register(p.hand.Path, p.initPID)
+}
+
+// settled does what can wait until the container runs.
+func (p *parent) settled() {
+	if p.registered {
+		return
+	}
+	if err := p.register(); err != nil {
+		log.Printf("record the running container: %v", err)
+	}
+}
+
+// resume takes the secrets back that the guest kept, once.
+func (p *parent) resume(box []byte) bool {
+	if !p.hand.Waiting {
+		return false
+	}
+	about, err := boxContext(&p.hand.File, p.hand.ContainerID, p.initPID)
+	if err != nil {
+		return false // the container ends
+	}
+	s, err := unseal(p.sealing, about, box)
+	if err != nil {
+		log.Print(err)
+		return false
+	}
+	p.hand.secrets, p.hand.Sealed, p.hand.Waiting = *s, nil, false
+	log.Print("the guest came back with the secrets of this start")
+	return true
+}
+
+// authority makes phantoms and the certificate authority of the routed hosts, if there are any.
+func (p *parent) authority() error {
+	grants := grants(&p.hand.File)
+	if len(grants) == 0 {
 		return nil
 	}
 	var hosts []string
 	p.hand.Phantoms = map[string]string{}
-	for _, g := range f.Vault.Grants {
+	for _, g := range grants {
 		hosts = append(hosts, g.Route.Host)
 		p.hand.Phantoms[g.Provider] = front.NewPhantom()
 	}
@@ -169,13 +266,8 @@ func (p *parent) secrets() error {
 	if err != nil {
 		return err
 	}
-	if p.hand.Authority, err = ca.MarshalBinary(); err != nil {
-		return err
-	}
-	if err := keyholder.Register(p.hand.Path, p.initPID); err != nil {
-		return fmt.Errorf("register with the keyholder: %w", err)
-	}
-	return nil
+	p.hand.Authority, err = ca.MarshalBinary()
+	return err
 }
 
 // supervise keeps a worker running until the container's init ends. It stays on the main thread:
@@ -208,7 +300,7 @@ func (p *parent) supervise(say *os.File) int {
 			w = &worker{gone: closed}
 		}
 		started := time.Now()
-		ready := w.ready
+		ready, resumed := w.ready, false
 	serving:
 		for {
 			select {
@@ -219,11 +311,19 @@ func (p *parent) supervise(say *os.File) int {
 					say.Close()
 					say = nil
 					settle()
+					p.settled()
+					go p.ownScopeFor(ctx, w.cmd.Process.Pid)
 				}
 			case what := <-tampered:
 				log.Printf("%s in the container's network namespace were changed from outside", what)
 				p.hand.Tampered = true
 				w.tell(opTampered)
+			case box := <-w.sealed:
+				// Only a worker that starts with the secrets has front and gate.
+				if resumed = p.resume(box); resumed {
+					w.stop()
+					break serving
+				}
 			case <-ended:
 				w.stop()
 				return 0
@@ -235,6 +335,9 @@ func (p *parent) supervise(say *os.File) int {
 		if say != nil {
 			fmt.Fprint(say, "the supervisor's worker ended before it was ready; see ", sandbox.LogPath(p.hand.File.Dir))
 			return 1
+		}
+		if resumed {
+			continue
 		}
 		p.hand.Restarts++
 		log.Printf("the worker ended; restart %d", p.hand.Restarts)

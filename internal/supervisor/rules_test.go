@@ -94,7 +94,7 @@ func TestVerdictsSurviveARestart(t *testing.T) {
 func guestServer(t *testing.T) (*guestAPI, *httptest.Server, *[]byte) {
 	t.Helper()
 	said := &[]byte{}
-	g := &guestAPI{hand: &handover{GateToken: "token", Phantoms: map[string]string{"p": "phantom"},
+	g := &guestAPI{hand: &handover{secrets: secrets{GateToken: "token", Phantoms: map[string]string{"p": "phantom"}},
 		File: sandbox.File{SigningKey: make([]byte, 32), Start: sandbox.Start{Env: map[string]string{"A": "b"}},
 			Vault: &sandbox.Vault{Grants: []sandbox.Grant{{Provider: "p", Env: map[string]string{"KEY": "x" + sandbox.PhantomMark}}}}}},
 		record: audit.Discard, say: func(op byte) error { *said = append(*said, op); return nil },

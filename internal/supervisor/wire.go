@@ -20,12 +20,15 @@ import (
 // The link is a stream socket pair between parent and worker. The parent writes the handover
 // first: four bytes of length, big-endian, and JSON. After that only single bytes go either way,
 // so that a worker that was taken over finds nothing to confuse the parent with; the parent may
-// attach a descriptor to its byte.
+// attach a descriptor to its byte. The one exception is the box that the guest kept for a parent
+// that took over: bytes that only a parent can have sealed, which the parent decrypts before it
+// looks at them (sealed.go).
 const (
 	// worker → parent
 	opReady  = 'r' // the worker serves
 	opServed = 's' // the start was handed to the guest; never hand it out again
 	opGuest  = 'g' // the guest reported a ready workspace
+	opSealed = 'b' // the box that the guest kept follows: four bytes of length, big-endian, and bytes
 	opSocket = 'u' // wants a UDP socket inside; the parent answers with the same byte
 
 	// parent → worker
@@ -59,9 +62,12 @@ type handover struct {
 	GuestReady bool            `json:"guest_ready"`
 	Tampered   bool            `json:"tampered"`
 
-	Authority []byte            `json:"authority,omitempty"`  // vault/front.Authority
-	Phantoms  map[string]string `json:"phantoms,omitempty"`   // provider → phantom token
-	GateToken string            `json:"gate_token,omitempty"` // secret of this start
+	Adopted  bool `json:"adopted"`  // the container ran before this parent did
+	Waiting  bool `json:"waiting"`  // the secrets of this start are still with the guest
+	Landlock int  `json:"landlock"` // ABI of this kernel
+
+	secrets
+	Sealed []byte `json:"sealed,omitempty"` // them, for the guest to keep
 }
 
 // link is one end of the socket pair.
@@ -169,4 +175,30 @@ func (l *link) hearByte() (byte, error) {
 	var buf [1]byte
 	_, err := io.ReadFull(l.conn, buf[:])
 	return buf[0], err
+}
+
+// sayBlock sends op and data of at most control.MaxSealed bytes.
+func (l *link) sayBlock(op byte, data []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	_, err := l.conn.Write(append(binary.BigEndian.AppendUint32([]byte{op}, uint32(len(data))), data...))
+	return err
+}
+
+// hearBlock reads the rest of what sayBlock sent.
+func (l *link) hearBlock() ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(l.conn, size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > control.MaxSealed {
+		return nil, fmt.Errorf("a block of %d bytes", n)
+	}
+	data := make([]byte, n)
+	_, err := io.ReadFull(l.conn, data)
+	return data, err
 }

@@ -139,7 +139,8 @@ func newService(h *handover, l *link) (*service, error) {
 	}
 	s.gitGate()
 	s.guest = &guestAPI{hand: h, record: s.ledger, why: s.explain, served: h.Served, ready: h.GuestReady,
-		say: func(op byte) error { return l.say(op, nil) }}
+		say:   func(op byte) error { return l.say(op, nil) },
+		offer: func(box []byte) error { return l.sayBlock(opSealed, box) }}
 	s.apiDoor = newDoor(sandbox.ServiceHost, sandbox.GuestPort)
 	s.dnsDoor = newDoor(sandbox.ResolverAddr, 53)
 	services := map[netip.AddrPort]proxy.Service{s.apiDoor.addr: s.apiDoor, s.dnsDoor.addr: s.dnsDoor}
@@ -289,7 +290,7 @@ func (s *service) serve() error {
 	go s.feedLedger(events)
 
 	event := "start"
-	if s.hand.Restarts > 0 {
+	if s.hand.Restarts > 0 || s.hand.Adopted {
 		event = "supervisor_restarted"
 	}
 	s.ledger.Record(audit.Event{Ev: event, Actor: "auto", Count: uint64(s.hand.Restarts),
