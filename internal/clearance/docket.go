@@ -104,6 +104,7 @@ type Docket struct {
 type entry struct {
 	r         control.Request
 	target    Target
+	matter    bool   // its verdict makes no rule
 	source    string // of the rule that its verdict made
 	waiters   map[*waiter]struct{}
 	decided   chan struct{} // closed when it is not open any more
@@ -404,7 +405,7 @@ func (d *Docket) Recheck() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range d.open {
-		if e.r.State == control.RequestOpen && d.cfg.Judge(e.target) != policy.Ask {
+		if e.r.State == control.RequestOpen && !d.stands(e) {
 			d.finish(e, control.RequestSuperseded)
 		}
 	}

@@ -18,6 +18,9 @@ func (d *Docket) Verdict(v control.VerdictChange) (control.Request, error) {
 	}
 	dec := e.decision // taken: nobody else changes it until settle
 	rule, expires := Rule(v.Choice, e.entry.target, dec.At)
+	if e.entry.matter {
+		expires = time.Time{}
+	}
 	source := fmt.Sprintf("verdict on %s by %s, %s", v.ID, dec.Actor, dec.At.Format(time.RFC3339))
 	canonical, err := d.apply(e.entry, rule, expires, source)
 	d.mu.Lock()
@@ -102,6 +105,9 @@ func (e *entry) closed() error {
 // apply makes the rule of a verdict. The caller has taken the entry and does not hold the lock.
 func (d *Docket) apply(e *entry, rule string, expires time.Time, source string) (string, error) {
 	// Policy may have changed since the request was made; a verdict never outranks it.
+	if e.matter {
+		return "", nil
+	}
 	if v := d.cfg.Judge(e.target); v != policy.Ask {
 		return "", &control.Error{Code: control.CodeOutranked, Message: fmt.Sprintf("a rule or the posture decides about %s already: %s", e.target, v),
 			Hint: "terok shield explain"}
@@ -121,7 +127,7 @@ func (d *Docket) failed(e *entry, err error) control.Request {
 	d.verdict(e, "failed")
 	if d.ended {
 		d.finish(e, control.RequestCancelled)
-	} else if d.cfg.Judge(e.target) != policy.Ask {
+	} else if !d.stands(e) {
 		d.finish(e, control.RequestSuperseded)
 	} else {
 		d.publish(e)
@@ -137,7 +143,7 @@ func (d *Docket) Undo(v control.UndoChange) (control.Request, error) {
 	case e == nil:
 		d.mu.Unlock()
 		return control.Request{}, &control.Error{Code: control.CodeUnknownRequest, Message: fmt.Sprintf("no request %q", text.Line(v.ID, 40)), Hint: "terok clearance"}
-	case e.r.State != control.RequestApplied:
+	case e.r.State != control.RequestApplied || e.matter:
 		d.mu.Unlock()
 		return control.Request{}, &control.Error{Code: control.CodeNotDecided, Message: fmt.Sprintf("there is no verdict on request %s (%s)", e.r.ID, e.r.State)}
 	}

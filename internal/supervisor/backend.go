@@ -75,7 +75,7 @@ func (s *service) ChangeRule(_ context.Context, c control.RuleChange) (control.R
 	if err != nil {
 		return control.RuleView{}, err
 	}
-	s.proxy.Recheck()
+	s.recheck()
 	verdict := "deny"
 	if rule.Allows() {
 		verdict = "allow"

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"io"
@@ -28,6 +29,7 @@ type guestAPI struct {
 	say    func(op byte) error    // to the parent
 	offer  func(box []byte) error // to the parent: what a guest brought back
 	why    func(control.Target) control.Explanation
+	ask    func(context.Context, control.AskQuestion) control.AskAnswer
 
 	mu     sync.Mutex
 	served bool
@@ -55,6 +57,7 @@ func (g *guestAPI) handler() http.Handler {
 	mux.HandleFunc("POST /v1/ready", g.markReady)
 	mux.HandleFunc("POST /v1/stay", g.stay)
 	mux.HandleFunc("GET /v1/why", g.explain)
+	mux.HandleFunc("POST /v1/ask", g.question)
 	return mux
 }
 

@@ -85,7 +85,7 @@ func (s *service) SetPosture(ctx context.Context, c control.PostureChange) (cont
 	if err != nil {
 		return control.Status{}, err
 	}
-	s.proxy.Recheck()
+	s.recheck()
 	s.ledger.Record(changed(was, is))
 	return s.Status(ctx)
 }

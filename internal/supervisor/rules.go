@@ -33,6 +33,7 @@ type rules struct {
 	attached bool // recheck and record are set: the clock may run
 
 	current atomic.Pointer[policy.Policy]
+	asking  atomic.Pointer[policy.Policy] // the same, as if somebody could be asked
 
 	mu       sync.Mutex
 	document policy.Document
@@ -42,6 +43,7 @@ type rules struct {
 	tampered bool
 	hosts    []netip.Addr
 	unlogged error // the ledger must be written and cannot be
+	canAsk   bool  // somebody can answer
 	blind    bool  // the host's own addresses were never read: nothing can be told from the host
 	timer    *time.Timer
 	remarks  []audit.Event // about rules, not yet recorded
@@ -106,7 +108,10 @@ func (r *rules) posture() control.Posture {
 // swap makes the policy of this moment and a timer for the next expiry. Called with the lock held.
 func (r *rules) swap() {
 	all := append(slices.Clone(r.document.Rules), r.session...)
-	p := policy.New(all, policy.Options{Posture: policy.Posture(r.posture()), HostAddrs: r.hosts})
+	opt := policy.Options{Posture: policy.Posture(r.posture()), HostAddrs: r.hosts, CanAsk: r.canAsk}
+	p := policy.New(all, opt)
+	opt.CanAsk = true
+	r.asking.Store(p.WithOptions(opt))
 	r.current.Store(p)
 	if r.timer != nil {
 		r.timer.Stop()
@@ -204,17 +209,21 @@ func (r *rules) change(c control.RuleChange) (policy.Rule, error) {
 	} else {
 		session = policy.Upsert(slices.Clone(r.session), rule)
 	}
-	doc := policy.Document{Rules: session, Settings: r.document.Settings}
-	data, err := policy.EncodeDocument(doc)
+	return rule, r.store(session)
+}
+
+// store writes the live rules, then applies them. Called with the lock held.
+func (r *rules) store(session []policy.Rule) error {
+	data, err := policy.EncodeDocument(policy.Document{Rules: session, Settings: r.document.Settings})
 	if err != nil {
-		return policy.Rule{}, err
+		return err
 	}
 	if err := state.WriteFile(sandbox.SessionPath(r.dir), data); err != nil {
-		return policy.Rule{}, err
+		return err
 	}
 	r.session = session
 	r.swap()
-	return rule, nil
+	return nil
 }
 
 func actor(name string) string {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/clearance"
 	"terok/internal/control"
 	"terok/internal/gate/server"
 	"terok/internal/git"
@@ -99,6 +100,8 @@ type service struct {
 	session   *keyholder.Session
 	gate      http.Handler
 	guest     *guestAPI
+	docket    *clearance.Docket // nil: clearance is off
+	asks      asks              // questions of the agent that wait
 	gitDoor   *door
 	apiDoor   *door
 	dnsDoor   *door
@@ -113,7 +116,7 @@ type service struct {
 
 // newService opens everything that confinement would forbid and puts the parts together.
 func newService(h *handover, l *link) (*service, error) {
-	s := &service{hand: h, link: l, unwritten: newTrouble(), started: time.Now().UTC()}
+	s := &service{hand: h, link: l, asks: newAsks(), unwritten: newTrouble(), started: time.Now().UTC()}
 	if err := s.sockets(); err != nil {
 		return nil, err
 	}
@@ -138,7 +141,7 @@ func newService(h *handover, l *link) (*service, error) {
 		return nil, err
 	}
 	s.gitGate()
-	s.guest = &guestAPI{hand: h, record: s.ledger, why: s.explain, served: h.Served, ready: h.GuestReady,
+	s.guest = &guestAPI{hand: h, record: s.ledger, why: s.explain, ask: s.ask, served: h.Served, ready: h.GuestReady,
 		say:   func(op byte) error { return l.say(op, nil) },
 		offer: func(box []byte) error { return l.sayBlock(opSealed, box) }}
 	s.apiDoor = newDoor(sandbox.ServiceHost, sandbox.GuestPort)
@@ -159,8 +162,9 @@ func newService(h *handover, l *link) (*service, error) {
 		s.resolver.Routed = func(name string) bool { return s.routed(name) }
 	}
 	s.egress(&cfg, set)
+	s.clear(&cfg, set)
 	s.proxy = proxy.New(cfg)
-	s.rules.attach(s.proxy.Recheck, s.ledger.Record)
+	s.rules.attach(s.recheck, s.ledger.Record)
 	return s, nil
 }
 
@@ -288,6 +292,9 @@ func (s *service) serve() error {
 	events, unsubscribe := s.ledger.Subscribe(feedBuffer)
 	defer unsubscribe()
 	go s.feedLedger(events)
+	if s.docket != nil {
+		go s.docket.Run(ctx)
+	}
 
 	event := "start"
 	if s.hand.Restarts > 0 || s.hand.Adopted {
@@ -373,6 +380,9 @@ func (s *service) saveNames(ctx context.Context) {
 }
 
 func (s *service) close() {
+	if s.docket != nil {
+		s.docket.Close()
+	}
 	s.feed.Close()
 	s.proxy.Close()
 	if s.front != nil {
