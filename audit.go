@@ -11,6 +11,7 @@ import (
 	"terok/internal/config"
 	"terok/internal/problem"
 	"terok/internal/sandbox"
+	"terok/internal/task"
 )
 
 // AuditVerify checks the hash chains of ledgers: of the one at path, or, with an empty path, of
@@ -91,4 +92,17 @@ func (a *App) trimLedgers(g config.Global) {
 	if err != nil {
 		a.say("warning: old ledgers could not be trimmed: %v", err)
 	}
+}
+
+// trafficNames is how many names a task's traffic has, most bytes first.
+const trafficNames = 20
+
+// taskTraffic sums up, by name, what a task moved and what was refused, over all its starts.
+func (a *App) taskTraffic(t *task.Task) (audit.Traffic, error) {
+	sum := audit.Traffic{}
+	err := audit.Read(sandbox.LedgerPath(t.Dir(a.Roots)), audit.Filter{}, func(e audit.Event) error { sum.Add(e); return nil })
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return sum, err
 }

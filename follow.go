@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +37,8 @@ type TaskEnd struct {
 	Hosts     []string `json:"hosts"`   // that bytes went to
 	Refused   []string `json:"refused"` // hosts that were refused
 	AgentSays *string  `json:"result"`
+
+	Traffic []audit.NameTraffic `json:"traffic"` // most bytes first, at most 20 names
 }
 
 // Line is the usage line at the end of a headless run.
@@ -154,23 +155,18 @@ func (a *App) FinishTask(ctx context.Context, t *task.Task, sum *transcript.Summ
 
 // traffic sums up the ledger of the task: bytes out, hosts reached and hosts refused.
 func (a *App) traffic(t *task.Task, end *TaskEnd) error {
-	return audit.Read(sandbox.LedgerPath(t.Dir(a.Roots)), audit.Filter{}, func(e audit.Event) error {
-		host := firstOf(e.Name, e.IP)
-		if host == "" {
-			return nil
+	sum, err := a.taskTraffic(t)
+	for _, n := range sum.Top(len(sum)) {
+		end.BytesOut += n.BytesUp
+		if n.BytesUp > 0 {
+			end.Hosts = append(end.Hosts, text.Line(n.Name, 80))
 		}
-		host = text.Line(host, 80)
-		if e.BytesUp > 0 {
-			end.BytesOut += e.BytesUp
-			if !slices.Contains(end.Hosts, host) {
-				end.Hosts = append(end.Hosts, host)
-			}
+		if n.Refused > 0 {
+			end.Refused = append(end.Refused, text.Line(n.Name, 80))
 		}
-		if e.Verdict == "deny" && !slices.Contains(end.Refused, host) {
-			end.Refused = append(end.Refused, host)
-		}
-		return nil
-	})
+	}
+	end.Traffic = sum.Top(trafficNames)
+	return err
 }
 
 // AttachTask gives the person the task's terminal: the tmux session in the container, behind our

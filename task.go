@@ -41,6 +41,8 @@ type TaskView struct {
 	Workspace     string             `json:"workspace"`
 	Exit          *TaskExitView      `json:"exit"`
 	Supervisor    *control.Status    `json:"supervisor"`
+
+	Traffic []audit.NameTraffic `json:"traffic,omitempty"` // of `status`: most bytes first, at most 20 names
 }
 
 // TaskContainerView is the container of a task.
@@ -211,6 +213,8 @@ func (a *App) TaskStatus(ctx context.Context, t *task.Task) (*TaskView, error) {
 	d, _ := control.ReadDesired(sandbox.PosturePath(t.Dir(a.Roots))) // unreadable is quarantine
 	desired := string(d.At(a.Now()))
 	v.DesiredEgress = &desired
+	sum, _ := a.taskTraffic(t) // damage is `terok audit verify`'s to tell
+	v.Traffic = sum.Top(trafficNames)
 	if v.Container != nil && v.Container.Running {
 		s, err := control.Dial(a.controlSocket(taskKey(t))).Status(ctx)
 		switch {

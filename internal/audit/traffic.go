@@ -30,7 +30,7 @@ func (t Traffic) Add(e Event) {
 	switch {
 	case e.Ev == "flow_end":
 		n = NameTraffic{Flows: max(e.Count, 1), BytesUp: e.BytesUp, BytesDown: e.BytesDown}
-	case e.Verdict == "deny" && e.Ev != "verdict" && e.Ev != "flow_cut" && e.Proto != "dns":
+	case e.Verdict == "deny" && e.Ev != "verdict" && e.Ev != "flow_cut" && e.Ev != "name_blocked":
 		n.Refused = max(e.Count, 1)
 	default:
 		return

@@ -187,6 +187,7 @@ func TestTraffic(t *testing.T) {
 		{Ev: "flow_end", IP: "203.0.113.1", BytesUp: 1},
 		{Ev: "flow_blocked", Name: "b.test", Verdict: "deny", Count: 40, Proto: "tcp"},
 		{Ev: "name_denied", Name: "b.test", Verdict: "deny", Proto: "dns"},
+		{Ev: "name_blocked", Name: "b.test", Verdict: "deny", Proto: "dns"}, // the connection counts
 		{Ev: "flow_cut", Name: "a.test", Verdict: "deny"},
 		{Ev: "verdict", Name: "c.test", Verdict: "deny"},
 		{Ev: "stop", BytesUp: 77},
@@ -194,7 +195,7 @@ func TestTraffic(t *testing.T) {
 		sum.Add(e)
 	}
 	got := sum.Top(5)
-	want := []NameTraffic{{"a.test", 2, 0, 1000, 10}, {"203.0.113.1", 1, 0, 1, 0}, {"b.test", 0, 40, 0, 0}}
+	want := []NameTraffic{{"a.test", 2, 0, 1000, 10}, {"203.0.113.1", 1, 0, 1, 0}, {"b.test", 0, 41, 0, 0}}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%+v", got)
 	}

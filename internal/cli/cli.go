@@ -123,6 +123,7 @@ var commands = []func(*env) *cobra.Command{
 	newSandboxCmd,
 	newClearanceCmd,
 	newShieldCmd,
+	newEventsCmd,
 	newImageCmd,
 	newAgentsCmd,
 	newVaultCmd,

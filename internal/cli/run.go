@@ -240,6 +240,9 @@ func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 		return err
 	}
 	if perr := e.print("task.run", end, func(w io.Writer) error {
+		for _, n := range end.Traffic[:min(len(end.Traffic), 3)] {
+			fmt.Fprintln(w, "  "+trafficLine(n))
+		}
 		_, err := fmt.Fprintln(w, end.Line())
 		return err
 	}); perr != nil {

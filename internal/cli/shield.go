@@ -171,30 +171,6 @@ func newShieldLogsCmd(e *env) *cobra.Command {
 	return cmd
 }
 
-// eventLine is one event for people. Everything in it may come from a container.
-func eventLine(ev audit.Event) string {
-	parts := []string{ev.TS.Local().Format("15:04:05"), fmt.Sprintf("%-16s", ev.Ev)}
-	target := ev.Name
-	if target == "" {
-		target = ev.IP
-	}
-	if target != "" && ev.Port != 0 {
-		target = fmt.Sprintf("%s:%d", target, ev.Port)
-	}
-	for _, p := range []string{target, ev.Ref, ev.Verdict, ev.Rule, ev.Reason} {
-		if p != "" {
-			parts = append(parts, text.Show(p))
-		}
-	}
-	if ev.BytesUp+ev.BytesDown > 0 {
-		parts = append(parts, fmt.Sprintf("%s out, %s in", text.Size(ev.BytesUp), text.Size(ev.BytesDown)))
-	}
-	if ev.Count > 1 {
-		parts = append(parts, fmt.Sprintf("×%d", ev.Count))
-	}
-	return strings.Join(parts, "  ")
-}
-
 func newShieldExplainCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "explain TARGET HOST[:PORT]", Short: "Say what would happen to a connection, and which rule decides", Args: exactly(2, "a sandbox or a task, and HOST[:PORT]"),

@@ -156,6 +156,9 @@ func printTask(w io.Writer, v *terok.TaskView) error {
 		row("connections", fmt.Sprintf("%d allowed, %d refused, %d open", c.Allowed, c.Denied, c.Open))
 		row("bytes", fmt.Sprintf("%d out, %d in", c.BytesUp, c.BytesDown))
 	}
+	for i, n := range v.Traffic[:min(len(v.Traffic), 5)] {
+		row([]string{"traffic", " "}[min(i, 1)], trafficLine(n))
+	}
 	row("workspace", v.Workspace)
 	return tw.Flush()
 }
