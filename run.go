@@ -275,7 +275,7 @@ func limits(spec *launch.Spec, run config.Run) {
 // settings are the shield's settings from the user's configuration.
 func settings(g config.Global) policy.Settings {
 	s := policy.DefaultSettings()
-	s.Synthetic, s.HoldSeconds = g.Shield.Range, int(g.Clearance.Hold.Seconds())
+	s.Synthetic, s.Ask, s.HoldSeconds = g.Shield.Range, !g.Clearance.Off, int(g.Clearance.Hold.Seconds())
 	return s
 }
 

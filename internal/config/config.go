@@ -61,6 +61,10 @@ type Located interface{ LocateConfig(line int) }
 // to what to write now. "ui.*" covers a whole section.
 type Mover interface{ Moved() map[string]string }
 
+// Switched is implemented by sections that can be written as one word as well: "off" or "on", or
+// false or true.
+type Switched interface{ Switch(on bool) }
+
 // Versioned is implemented by root types with a "schema" key: a file with a higher number is
 // refused as written by a newer version.
 type Versioned interface{ MaxSchema() int }

@@ -142,6 +142,11 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path, oneof string) {
 		case *time.Duration:
 			d.duration(n, u, path)
 			return
+		case Switched:
+			if on, ok := onOff(n); ok {
+				u.Switch(on)
+				return
+			}
 		}
 	}
 	switch v.Kind() {
@@ -453,4 +458,13 @@ func (d *decoder) plain(n ast.Node, path string) (any, bool) {
 	}
 	d.wrong(n, path, "a plain value")
 	return nil, false
+}
+
+// onOff reads the one word of a section that is Switched.
+func onOff(n ast.Node) (on, ok bool) {
+	if b, ok := n.(*ast.BoolNode); ok {
+		return b.Value, true
+	}
+	s, _ := str(n)
+	return s == "on", s == "on" || s == "off"
 }

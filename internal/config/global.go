@@ -51,9 +51,22 @@ type Run struct {
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`            // between SIGTERM and SIGKILL; whole seconds
 }
 
-// Clearance is the section of live questions.
+// Clearance is the section of live questions. "clearance: off" is the whole section for whoever
+// wants to be asked nothing.
 type Clearance struct {
+	Off  bool          `yaml:"-"`    // what no rule allows is refused, and nobody is asked
 	Hold time.Duration `yaml:"hold"` // how long a connection waits for a verdict; 0: not at all
+}
+
+// Switch is "clearance: on" or "clearance: off".
+func (c *Clearance) Switch(on bool) { c.Off = !on }
+
+// Validate checks what types cannot.
+func (c *Clearance) Validate() []FieldError {
+	if c.Hold < 0 || c.Hold > 5*time.Minute || c.Hold%time.Second != 0 {
+		return []FieldError{{Path: "hold", Message: "must be whole seconds, at most 5m"}}
+	}
+	return nil
 }
 
 // Shield is the section of egress.
@@ -144,9 +157,6 @@ func (g *Global) Validate() []FieldError {
 	}
 	if r := g.Shield.Range; !r.IsValid() || !r.Addr().Is4() || r.Bits() < 8 || r.Bits() > 24 || r.Masked() != r {
 		bad("shield.range", "must be an IPv4 range from /8 to /24 such as 198.18.0.0/15, without host bits")
-	}
-	if g.Clearance.Hold > 10*time.Minute {
-		bad("clearance.hold", "must be at most 10m")
 	}
 	for _, f := range []struct{ path, value string }{{"git.human_name", g.Git.HumanName}, {"git.human_email", g.Git.HumanEmail}} {
 		if strings.ContainsFunc(f.value, unicode.IsControl) || strings.ContainsAny(f.value, "<>") {

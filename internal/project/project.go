@@ -39,8 +39,9 @@ type Config struct {
 	Gate struct {
 		Protected []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
 	} `yaml:"gate"`
-	Shield Shield `yaml:"shield"`
-	Run    struct {
+	Shield    Shield           `yaml:"shield"`
+	Clearance config.Clearance `yaml:"clearance"`
+	Run       struct {
 		config.Run `yaml:",inline"`
 		Mounts     []string `yaml:"mounts"` // SRC:DST[:ro]
 	} `yaml:"run"`
@@ -57,6 +58,7 @@ type Config struct {
 func defaults(g config.Global) Config {
 	var c Config
 	c.Run.Run = g.Run
+	c.Clearance = g.Clearance
 	c.Image.BaseImage = g.Image.Base
 	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship
 	return c

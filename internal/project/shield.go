@@ -264,6 +264,7 @@ func (p *Project) ShieldSettings(s policy.Settings) policy.Settings {
 	if p.Shield.Verify != "" {
 		s.Verify = policy.Verify(p.Shield.Verify)
 	}
+	s.Ask, s.HoldSeconds = !p.Clearance.Off, int(p.Clearance.Hold.Seconds())
 	s.IPv6 = s.IPv6 || p.Shield.IPv6
 	s.Budgets = append(slices.Clone(s.Budgets), p.Shield.Budget...)
 	return s
