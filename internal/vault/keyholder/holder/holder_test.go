@@ -33,10 +33,6 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "keyholder" {
 		os.Exit(Main(os.Args[2:]))
 	}
-	if data := os.Getenv(asConfined); data != "" {
-		confinedMain(data)
-		os.Exit(0)
-	}
 	if socket := os.Getenv(asPeer); socket != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
