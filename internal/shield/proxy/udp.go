@@ -27,7 +27,7 @@ const (
 	maxDatagram  = 64 << 10
 	datagramIdle = 2 * time.Minute // RFC 4787 §4.3: not less
 	maxUDPPorts  = 16              // of one name
-	earlyBytes   = 16 << 10        // of one flow, that wait for its name to be resolved
+	earlyBytes   = 16 << 10        // of one flow, or one datagram, that wait for its name to be resolved
 )
 
 // datagrams are the relays of a Proxy.
@@ -224,7 +224,7 @@ func (r *relay) out(client netip.AddrPort, b []byte) {
 	f.mu.Lock()
 	up := f.up
 	if up == nil {
-		if f.bytes += len(b); f.bytes <= earlyBytes {
+		if f.bytes += len(b); f.bytes <= earlyBytes || f.early == nil {
 			f.early = append(f.early, append([]byte(nil), b...))
 		}
 	}
