@@ -25,16 +25,16 @@ type (
 // WatchOptions say what WatchRequests follows.
 type WatchOptions struct {
 	Target string // a sandbox, or a task as P/T or a unique prefix; "" all of them
-	// Answers: somebody is there who can give verdicts. Connections that no rule lists wait for one
-	// only then.
-	Answers bool
+	// Answers reports whether somebody is there who can give verdicts: connections that no rule
+	// lists wait for one only then. nil is never; Restart of the watch makes it be asked again.
+	Answers func() bool
 	Each    func(RequestItem) // gets everything that arrives, one at a time; may be nil
 }
 
 // WatchRequests follows the requests of the running tasks, also of those that start later, until
 // the watch is closed.
 func (a *App) WatchRequests(ctx context.Context, o WatchOptions) (*RequestWatch, error) {
-	w := watch.Options{Roots: a.Roots, Each: o.Each, Answers: func(string) bool { return o.Answers }}
+	w := watch.Options{Roots: a.Roots, Each: o.Each, Answers: func(string) bool { return o.Answers != nil && o.Answers() }}
 	if o.Target != "" {
 		s, err := a.shielded(o.Target)
 		if err != nil {

@@ -239,6 +239,7 @@ func (a *App) start(ctx context.Context, s starting) error {
 	if err != nil {
 		return err
 	}
+	a.startNotifier()
 	_, err = a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
 		t.Phase, t.Container, t.ImageID, t.LastError = "", c.Name, c.ImageID, ""
 		return nil

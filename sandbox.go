@@ -70,6 +70,7 @@ func (a *App) SandboxRun(ctx context.Context, o SandboxOptions) (*Sandbox, error
 	if err != nil {
 		return nil, err
 	}
+	a.startNotifier()
 	return &Sandbox{Name: spec.Key, Container: c.ID, Image: c.ImageID, State: "running", CreatedAt: a.Now().UTC(), Dir: c.Dir, Supervised: true}, nil
 }
 
@@ -272,6 +273,7 @@ func (a *App) SandboxRestart(ctx context.Context, name string, grace time.Durati
 	if err := a.knownSandbox(name); err != nil {
 		return err
 	}
+	defer a.startNotifier()
 	l := a.launcher()
 	return l.Restart(ctx, sandboxContainer(name), a.Roots.SandboxDir(name), grace)
 }

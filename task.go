@@ -312,6 +312,7 @@ func (a *App) RestartTask(ctx context.Context, t *task.Task) error {
 		return err
 	}
 	a.say("restarting %s …", t.Ref())
+	defer a.startNotifier()
 	return a.launcher().Restart(ctx, c.ID, t.Dir(a.Roots), 10*time.Second)
 }
 

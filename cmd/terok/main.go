@@ -11,6 +11,7 @@ import (
 
 	"terok/internal/cli"
 	"terok/internal/guest"
+	"terok/internal/notify"
 	"terok/internal/supervisor"
 	"terok/internal/vault/keyholder/holder"
 )
@@ -42,4 +43,5 @@ var processes = map[string]func(args []string) int{
 	"supervise-scope":  supervisor.ScopeMain,
 	"guest":            guest.Main,
 	"keyholder":        holder.Main,
+	"notify":           notify.Main,
 }

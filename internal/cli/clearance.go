@@ -55,6 +55,9 @@ only reports.`,
 	return c
 }
 
+// present says that somebody can answer.
+func present() bool { return true }
+
 // clearanceJSON reports as JSON Lines until it is interrupted.
 func (e *env) clearanceJSON(ctx context.Context, target string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -121,7 +124,7 @@ u  take the last verdict back (10 s)   l  list   h  help   q  quit`
 func (e *env) clearanceLines(ctx context.Context, target string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := e.app.WatchRequests(ctx, terok.WatchOptions{Target: target, Answers: true})
+	w, err := e.app.WatchRequests(ctx, terok.WatchOptions{Target: target, Answers: present})
 	if err != nil {
 		return err
 	}

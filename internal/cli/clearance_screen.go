@@ -26,7 +26,7 @@ var screenLooks = map[board.Style]string{
 func (e *env) clearanceScreen(ctx context.Context, target string) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGHUP)
 	defer stop()
-	w, err := e.app.WatchRequests(ctx, terok.WatchOptions{Target: target, Answers: true})
+	w, err := e.app.WatchRequests(ctx, terok.WatchOptions{Target: target, Answers: present})
 	if err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func drawMenu(lines []board.Line, least, rows, cols int) []byte {
 	lines = lines[:min(len(lines), high)]
 	out := []byte("\x1b7\x1b[?25l\x1b[?6l")
 	for i, l := range lines {
-		t := text.Line(" "+l.Text, wide)
+		t := text.Line(" "+l.Text, wide+1)
 		out = fmt.Appendf(out, "\x1b[%d;1H%s%-*s\x1b[0m\x1b[K", rows-len(lines)+1+i, looks[l.Style], wide+1, t)
 	}
 	return append(out, "\x1b8"...)

@@ -96,6 +96,7 @@ func (r Roots) SandboxDir(name string) string {
 
 // Below the runtime root.
 func (r Roots) KeyholderSocket() string { return filepath.Join(r.Runtime, "keyholder.sock") }
+func (r Roots) NotifySocket() string    { return filepath.Join(r.Runtime, "notify.sock") }
 func (r Roots) PanicLock() string       { return filepath.Join(r.Data, "panic.lock") }
 
 // RunDir is where the sockets of one container live. Unix socket paths are limited to 107

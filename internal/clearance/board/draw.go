@@ -143,13 +143,14 @@ func (b *Board) title(cols int) string {
 	if waiting > 0 {
 		what = fmt.Sprintf("%d waiting", waiting)
 	}
-	left := "terok  " + text.Line(b.name, 64) + "  " + what
+	name := text.Line(b.name, 64)
 	if b.own != "" {
 		if b.others > 0 {
-			left += fmt.Sprintf(", %d in other tasks (terok clearance)", b.others)
+			what += fmt.Sprintf(", %d in other tasks", b.others)
 		}
-		return left
+		return "terok  " + what + "  " + name
 	}
+	left := "terok  " + name + "  " + what
 	if b.filter != "" || b.mode == filtering {
 		left += fmt.Sprintf("  /%s (%d)", b.filter, len(b.rows))
 	}
