@@ -15,6 +15,7 @@ import (
 	"terok/internal/podman"
 	"terok/internal/problem"
 	"terok/internal/sandbox"
+	"terok/internal/shield/idn"
 	"terok/internal/shield/policy"
 	"terok/internal/task"
 )
@@ -120,16 +121,6 @@ func (a *App) ShieldStatus(ctx context.Context, target string) (control.Status, 
 	return st, nil
 }
 
-// ShieldRules lists the rules of a running container in the order of decision.
-func (a *App) ShieldRules(ctx context.Context, target string) ([]control.RuleView, error) {
-	s, err := a.shielded(target)
-	if err != nil {
-		return nil, err
-	}
-	r, err := s.client().Rules(ctx)
-	return r, s.explain(err)
-}
-
 // ShieldChange adds a live rule ("+example.org:443" or "-example.org"), or with remove takes one
 // away, at once and for the container's life. For how long: expires, zero for ever.
 func (a *App) ShieldChange(ctx context.Context, target, rule, reason string, remove bool, expires time.Time) (control.RuleView, error) {
@@ -137,7 +128,11 @@ func (a *App) ShieldChange(ctx context.Context, target, rule, reason string, rem
 	if err != nil {
 		return control.RuleView{}, err
 	}
-	if _, err := policy.ParseRule(rule, policy.Session, "command line"); err != nil {
+	rule, err = idn.Rule(rule)
+	if err == nil {
+		_, err = parseRule(rule, policy.Session, "rule")
+	}
+	if err != nil {
 		return control.RuleView{}, problem.New("rule_invalid", problem.Usage, "%w", err).WithHint("terok shield allow --help")
 	}
 	c := control.RuleChange{Rule: rule, Remove: remove, Reason: reason, Actor: "operator"}
@@ -223,6 +218,9 @@ func parseTarget(s string) (control.Target, error) {
 			return t, problem.New("usage", problem.Usage, "%q is not a port", portText)
 		}
 		t.Port = uint16(n)
+	}
+	if t.Host, err = hostName(host); err != nil {
+		return t, err
 	}
 	if host == "" || len(host) > 253 || strings.ContainsAny(host, "/ \t\n") {
 		return t, problem.New("usage", problem.Usage, "%q is not HOST or HOST:PORT", s)

@@ -4,40 +4,30 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"terok/internal/audit"
 	"terok/internal/control"
-	"terok/internal/problem"
 	"terok/internal/text"
 )
 
 func newShieldCmd(e *env) *cobra.Command {
 	return group("shield", "What a container may reach: look and change",
 		newShieldStatusCmd(e), newShieldChangeCmd(e, "allow", "+"), newShieldChangeCmd(e, "deny", "-"),
-		newShieldUpCmd(e), newShieldDownCmd(e), newShieldQuarantineCmd(e), newShieldLogsCmd(e), newShieldExplainCmd(e), newShieldAdoptCmd(e), newShieldReloadCmd(e), newShieldProfilesCmd(e))
+		newShieldUpCmd(e), newShieldDownCmd(e), newShieldQuarantineCmd(e), newShieldLogsCmd(e), newShieldExplainCmd(e), newShieldRulesCmd(e), newShieldPreviewCmd(e), newShieldResolveCmd(e), newShieldHarvestCmd(e), newShieldAdoptCmd(e), newShieldReloadCmd(e), newShieldProfilesCmd(e))
 }
 
 const targetHelp = "TARGET is the name of a sandbox, or PROJECT/TASK, or a task id."
 
 func newShieldStatusCmd(e *env) *cobra.Command {
-	var rules bool
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use: "status TARGET", Short: "Posture, counters and supervisor of a container", Args: exactly(1, "a sandbox or a task"),
-		Long:    "Shows whether a container's supervisor serves and what it did. " + targetHelp,
-		Example: "  terok shield status web\n  terok shield status webshop/k3v9p --json\n  terok shield status web --rules",
+		Long:              "Shows whether a container's supervisor serves and what it did. " + targetHelp,
+		Example:           "  terok shield status web\n  terok shield status webshop/k3v9p --json",
+		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if rules {
-				list, err := e.app.ShieldRules(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return e.print("shield.rules", list, func(w io.Writer) error { return printRules(w, list) })
-			}
 			st, err := e.app.ShieldStatus(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -45,8 +35,6 @@ func newShieldStatusCmd(e *env) *cobra.Command {
 			return e.print("shield.status", st, func(w io.Writer) error { return printStatus(w, st) })
 		},
 	}
-	cmd.Flags().BoolVar(&rules, "rules", false, "list the rules in the order in which they decide")
-	return cmd
 }
 
 func printStatus(w io.Writer, st control.Status) error {
@@ -84,73 +72,14 @@ func postureNote(st control.Status) string {
 	return ""
 }
 
-func printRules(w io.Writer, list []control.RuleView) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "TIER\tRULE\tSOURCE\tEXPIRES\tREASON")
-	for _, r := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Tier, text.Show(r.Rule), text.Show(r.Source), dash(r.Expires), text.Show(r.Reason))
-	}
-	return t.Flush()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return text.Show(s)
-}
-
-func newShieldChangeCmd(e *env, verb, sign string) *cobra.Command {
-	var reason string
-	var lasts time.Duration
-	var remove bool
-	what := map[string]string{"allow": "Let a running container reach something", "deny": "Keep a running container from something and cut what is open"}[verb]
-	cmd := &cobra.Command{
-		Use: verb + " TARGET RULE", Short: what, Args: exactly(2, "a sandbox or a task, and a rule"),
-		Long: what + ". It takes effect before the command returns and stays for the task's life,\nover restarts. " + targetHelp + `
-
-RULE is NAME, *.NAME, .NAME, ADDRESS or CIDR, with :PORTS (80 and 443 if an allow names none, all
-ports if a deny names none).`,
-		Example: fmt.Sprintf("  terok shield %s web example.org:443\n  terok shield %s webshop/k3v9p '*.example.org' --for 1h --reason 'one download'", verb, verb),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if strings.HasPrefix(args[1], "+") || strings.HasPrefix(args[1], "-") {
-				return problem.New("usage", problem.Usage, "the rule has no sign here: the command is %q", verb)
-			}
-			var until time.Time
-			if lasts < 0 {
-				return problem.New("usage", problem.Usage, "--for must be positive")
-			}
-			if lasts > 0 {
-				until = e.app.Now().Add(lasts)
-			}
-			v, err := e.app.ShieldChange(cmd.Context(), args[0], sign+args[1], reason, remove, until)
-			if err != nil {
-				return err
-			}
-			return e.print("shield."+verb, v, func(w io.Writer) error {
-				done := map[string]string{"allow": "allowed", "deny": "denied"}[verb]
-				if remove {
-					done = "removed"
-				}
-				_, err := fmt.Fprintf(w, "%s: %s\n", done, text.Show(strings.TrimPrefix(v.Rule, sign)))
-				return err
-			})
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&reason, "reason", "", "why, for the ledger")
-	f.DurationVar(&lasts, "for", 0, "how long, e.g. 30m; without it as long as the task lives")
-	f.BoolVar(&remove, "remove", false, "take this live rule away again")
-	return cmd
-}
-
 func newShieldLogsCmd(e *env) *cobra.Command {
 	var last int
 	var follow bool
 	cmd := &cobra.Command{
 		Use: "logs TARGET", Short: "What a container reached and what was refused", Args: exactly(1, "a sandbox or a task"),
-		Long:    "Prints the events of a container's ledger, oldest first. It needs no running container. " + targetHelp,
-		Example: "  terok shield logs web\n  terok shield logs webshop/k3v9p -n 20 -f\n  terok shield logs web --json",
+		Long:              "Prints the events of a container's ledger, oldest first. It needs no running container. " + targetHelp,
+		Example:           "  terok shield logs web\n  terok shield logs webshop/k3v9p -n 20 -f\n  terok shield logs web --json",
+		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if e.json {
 				enc := json.NewEncoder(e.out)
@@ -174,8 +103,9 @@ func newShieldLogsCmd(e *env) *cobra.Command {
 func newShieldExplainCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "explain TARGET HOST[:PORT]", Short: "Say what would happen to a connection, and which rule decides", Args: exactly(2, "a sandbox or a task, and HOST[:PORT]"),
-		Long:    "Asks the policy of a running container about HOST, port 443 if you give none. " + targetHelp,
-		Example: "  terok shield explain web example.org\n  terok shield explain webshop/k3v9p 203.0.113.5:22",
+		Long:              "Asks the policy of a running container about HOST, port 443 if you give none. " + targetHelp,
+		Example:           "  terok shield explain web example.org\n  terok shield explain webshop/k3v9p 203.0.113.5:22",
+		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			x, err := e.app.ShieldExplain(cmd.Context(), args[0], args[1])
 			if err != nil {

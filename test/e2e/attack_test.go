@@ -387,7 +387,7 @@ func TestKilledWorkerIsReplaced(t *testing.T) {
 	if after.Restarts != 1 || after.Parent.PID != before.Parent.PID || !after.Ready || after.Worker.CapEff != none {
 		t.Errorf("%+v", after)
 	}
-	if !strings.Contains(r.OK(t, "shield", "status", name, "--rules"), "+example.test:443") {
+	if !strings.Contains(r.OK(t, "shield", "rules", name), "+example.test:443") {
 		t.Error("the live rule is gone")
 	}
 	if !strings.Contains(r.OK(t, "shield", "logs", name), "supervisor_restarted") {

@@ -299,7 +299,7 @@ func TestNameIsUsedAgainWithoutItsVerdicts(t *testing.T) {
 		t.Fatal(o.Stderr)
 	}
 	r.OK(t, "sandbox", "run", "-d", "--name", name, rig.Base, "--", "sleep", "600")
-	if rules := r.OK(t, "shield", "status", name, "--rules"); strings.Contains(rules, "a.test") {
+	if rules := r.OK(t, "shield", "rules", name); strings.Contains(rules, "a.test") {
 		t.Errorf("the new sandbox has\n%s", rules)
 	}
 }
