@@ -90,6 +90,7 @@ func typeKeys(t reflect.Type, at string) []string {
 		f := t.Field(i)
 		name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
+		case name == "-":
 		case opts == "inline":
 			keys = append(keys, typeKeys(f.Type, at)...)
 		case f.Type.Kind() == reflect.Struct && strings.HasPrefix(f.Type.PkgPath(), "terok/"), f.Type.Kind() == reflect.Struct && f.Type.Name() == "":
