@@ -162,24 +162,32 @@ func (s *served) pushHalf(ctx context.Context) (w *io.PipeWriter, done chan erro
 	return pw, done
 }
 
-// gitChildren finds git processes that have the task's repository in their environment.
-func (s *served) gitChildren() []int {
-	var pids []int
+// gitChildren finds git processes that have the task's repository in their environment, and tells
+// whether one of them takes a pack. A process that is just being started is not seen.
+func (s *served) gitChildren() (pids []int, unpacking bool) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range dirs {
 		data, _ := os.ReadFile(path)
-		if bytes.Contains(data, []byte("GIT_DIR="+s.task.Repo)) || bytes.Contains(data, []byte("GIT_QUARANTINE_PATH="+s.task.Repo)) {
+		unpacks := bytes.Contains(data, []byte("GIT_QUARANTINE_PATH="+s.task.Repo))
+		if unpacks || bytes.Contains(data, []byte("GIT_DIR="+s.task.Repo)) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			pids = append(pids, pid)
+			pids, unpacking = append(pids, pid), unpacking || unpacks
 		}
 	}
-	return pids
+	return pids, unpacking
+}
+
+// awaitUnpacking waits until git has begun to take the pack: from then on all of its processes are
+// there, and are seen.
+func (s *served) awaitUnpacking() {
+	s.T.Helper()
+	eventually(s.T, "git never took the pack", func() bool { _, unpacking := s.gitChildren(); return unpacking })
 }
 
 // eventually polls a condition that another process makes true.
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
 			t.Fatal(what)
@@ -200,11 +208,13 @@ func (s *served) whole() {
 func TestKilledGit(t *testing.T) {
 	s := serve(t)
 	pw, done := s.pushHalf(t.Context())
-	eventually(t, "git never started", func() bool { return len(s.gitChildren()) > 0 })
+	s.awaitUnpacking()
 	eventually(t, "git was not killed", func() bool {
-		pids := s.gitChildren()
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		pids, _ := s.gitChildren()
+		for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} { // none tells of another's end
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, sig)
+			}
 		}
 		return len(pids) == 0
 	})
@@ -221,11 +231,11 @@ func TestClientGone(t *testing.T) {
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
 		pw, done := s.pushHalf(ctx)
-		eventually(t, "git never started", func() bool { return len(s.gitChildren()) > 0 })
+		s.awaitUnpacking()
 		cancel()
 		pw.CloseWithError(context.Canceled)
 		<-done
-		eventually(t, "git outlived its client", func() bool { return len(s.gitChildren()) == 0 })
+		eventually(t, "git outlived its client", func() bool { pids, _ := s.gitChildren(); return len(pids) == 0 })
 		s.Git(s.work, "reset", "-q", "--hard", s.task.Start)
 	}
 	eventually(t, "quarantine left behind", func() bool {
