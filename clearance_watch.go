@@ -2,7 +2,6 @@ package terok
 
 import (
 	"context"
-	"errors"
 	"os/user"
 	"path/filepath"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"terok/internal/clearance/board"
 	"terok/internal/clearance/watch"
 	"terok/internal/control"
-	"terok/internal/problem"
 	"terok/internal/relay"
 	"terok/internal/task"
 )
@@ -81,9 +79,9 @@ func (a *App) Answerer(via string) board.Answer {
 	return func(ctx context.Context, act board.Act) (control.Request, error) {
 		r := act.Request
 		if act.Undo {
-			return a.undoRequest(ctx, r.Key, control.UndoChange{ID: r.ID, Actor: actorName(), Via: via})
+			return a.Undo(ctx, r.Key, control.UndoChange{ID: r.ID, Actor: actorName(), Via: via})
 		}
-		return a.answerRequest(ctx, r, control.VerdictChange{ID: r.ID, Hash: r.Hash, Host: r.Host, Port: r.Port, Proto: r.Proto,
+		return a.Verdict(ctx, r.Key, control.VerdictChange{ID: r.ID, Hash: r.Hash, Host: r.Host, Port: r.Port, Proto: r.Proto,
 			Choice: act.Choice, Actor: actorName(), Via: via})
 	}
 }
@@ -94,26 +92,4 @@ func actorName() string {
 		return u.Username
 	}
 	return "operator"
-}
-
-// answerRequest gives one verdict to the supervisor of the request's task.
-func (a *App) answerRequest(ctx context.Context, r control.Request, v control.VerdictChange) (control.Request, error) {
-	if v.Choice == control.ChoiceProject {
-		return r, problem.New("not_here", problem.Failed, "a verdict for the project is not possible yet")
-	}
-	got, err := control.Dial(a.controlSocket(r.Key)).Verdict(ctx, v)
-	return got, unsupervised(r, err)
-}
-
-func (a *App) undoRequest(ctx context.Context, key string, v control.UndoChange) (control.Request, error) {
-	got, err := control.Dial(a.controlSocket(key)).Undo(ctx, v.ID)
-	return got, unsupervised(control.Request{Key: key}, err)
-}
-
-// unsupervised says in words that nobody took a verdict.
-func unsupervised(r control.Request, err error) error {
-	if errors.Is(err, control.ErrNoSupervisor) {
-		return problem.New("no_supervisor", problem.Conflict, "%s has stopped: nothing was decided", board.Task(r))
-	}
-	return err
 }

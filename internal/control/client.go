@@ -87,8 +87,8 @@ func (c *Client) Verdict(ctx context.Context, v VerdictChange) (r Request, err e
 
 // Undo takes the verdict on a request back: its rule goes, and connections that only this rule
 // allowed are cut. The request is open again.
-func (c *Client) Undo(ctx context.Context, id string) (r Request, err error) {
-	return r, c.call(ctx, http.MethodPost, "/v1/undo", UndoChange{ID: id}, &r)
+func (c *Client) Undo(ctx context.Context, v UndoChange) (r Request, err error) {
+	return r, c.call(ctx, http.MethodPost, "/v1/undo", v, &r)
 }
 
 // call sends one request and decodes the answer into out.

@@ -102,7 +102,7 @@ func TestRoundTrips(t *testing.T) {
 	if r, err := c.Verdict(ctx, v); err != nil || r.State != RequestApplied || f.verdict != v {
 		t.Error(r, err, f.verdict)
 	}
-	if r, err := c.Undo(ctx, "r1"); err != nil || r.ID != "r1" || r.State != RequestOpen {
+	if r, err := c.Undo(ctx, UndoChange{ID: "r1"}); err != nil || r.ID != "r1" || r.State != RequestOpen {
 		t.Error(r, err)
 	}
 	if s, err := c.Reload(ctx); err != nil || s.Rules != 7 {
