@@ -6,7 +6,8 @@
 #   make demo     see all of it
 #   make man      bin/man/*.1 and bin/completion/*, from the command table
 #   make lint     gofmt, go vet, staticcheck
-#   make fuzz     every fuzz target for FUZZTIME (30s) each; PKG=./internal/git for one package
+#   make fuzz     every fuzz target for FUZZTIME (30s) each, FUZZJOBS (2) at a time; PKG=./internal/git
+#                 for one package
 #   make bench    measurements, every sample printed; writes bench.json; BENCH=Start for one of them
 #   make mutants  each guard removed in turn: its attack test must fail; MUTANTS="-j 4 dns proxy" for
 #                 some of them (go run ./test/mutants -h)
@@ -15,6 +16,7 @@ SHELL      := /bin/bash
 .DELETE_ON_ERROR:
 
 FUZZTIME ?= 30s
+FUZZJOBS ?= 2
 PKG      ?= ./...
 MUTANTS  ?=
 BENCH    ?= .
@@ -64,13 +66,12 @@ lint:
 	go vet ./...
 	go tool staticcheck ./...
 
+# One target after the other, FUZZJOBS at a time; a failure is printed whole and stops no other.
 fuzz:
 	@go list -f '{{.ImportPath}} {{.Dir}}' $(PKG) | while read -r package dir; do \
-	  for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go 2>/dev/null | awk '{ print $$2 }'); do \
-	    echo "$$package $$target"; \
-	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
-	  done; \
-	done
+	  { grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go 2>/dev/null || true; } | awk -v p="$$package" '{ print p, $$2 }'; \
+	done | xargs -r -L 1 -P $(FUZZJOBS) bash -c 'out=$$(go test -run "^$$" -parallel 1 -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) "$$0" 2>&1) || rc=1; \
+	  echo "$$0 $$1: $$(grep -o "execs: [0-9]*" <<<"$$out" | tail -1)"; [ -z "$${rc:-}" ] || { echo "$$out"; exit 1; }'
 
 bench: build
 	scripts/rootless base
