@@ -129,7 +129,9 @@ func (f *folds) propose(rules []policy.Rule, now time.Time) []Harvested {
 			h.Count = 1
 		}
 		text := h.Host
-		if a, err := netip.ParseAddr(h.Host); err == nil && a.Is6() {
+		a, err := netip.ParseAddr(h.Host)
+		isAddr := err == nil
+		if isAddr && a.Is6() {
 			text = "[" + text + "]"
 		}
 		ports := h.Ports
@@ -148,6 +150,8 @@ func (f *folds) propose(rules []policy.Rule, now time.Time) []Harvested {
 		r, err := policy.ParseRule("+"+text, policy.Project, "harvest")
 		if e, ok := errors.AsType[*policy.RuleError](err); ok {
 			h.Why = e.Message
+		} else if !isAddr && (!r.Plain() || r.Target() != strings.ToLower(h.Host)) {
+			h.Why = "not one host" // a "name" that reads as a wildcard, as options, or as the host's loopback
 		} else if by := policy.Outranked(rules, r, now, true); by != nil {
 			h.Why = fmt.Sprintf("the %s rule %q (%s) comes first", by.Tier, by.Text, by.Source)
 		} else if allOpen(p, r, ports, now) {
