@@ -143,7 +143,8 @@ type Explanation struct {
 	Tier    string    `json:"tier"`
 	Rule    *RuleView `json:"rule"` // nil: the default decided
 	Reason  string    `json:"reason"`
-	Hint    string    `json:"hint"` // command that would change it
+	Hint    string    `json:"hint"`    // command that would change it
+	Askable bool      `json:"askable"` // an attempt, or `terok guest ask`, becomes a request
 }
 
 // PostureChange asks for another posture.

@@ -12,9 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"terok/internal/control"
@@ -129,35 +127,4 @@ func parseKey(s string) (ed25519.PublicKey, error) {
 		return nil, errors.New("the supervisor's public key is missing")
 	}
 	return key, nil
-}
-
-// whyMain is `terok guest why HOST[:PORT]`.
-func whyMain(args []string) int {
-	if len(args) != 1 {
-		fmt.Println("usage: terok guest why HOST[:PORT]")
-		return exitUsage
-	}
-	host, port, err := net.SplitHostPort(args[0])
-	if err != nil {
-		host, port = strings.Trim(args[0], "[]"), ""
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	var e control.Explanation
-	q := url.Values{"host": {host}}
-	if port != "" {
-		q.Set("port", port)
-	}
-	if err := newSupervisor().call(ctx, http.MethodGet, "/v1/why?"+q.Encode(), nil, &e); err != nil {
-		fmt.Println("no answer from terok:", err)
-		return 1
-	}
-	fmt.Printf("%s port %d: %s (%s)\n", e.Target.Host, e.Target.Port, e.Verdict, e.Reason)
-	if e.Verdict == "allow" {
-		return 0
-	}
-	if e.Hint != "" {
-		fmt.Println("only a person outside can change that:", e.Hint)
-	}
-	return 1
 }

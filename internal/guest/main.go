@@ -6,6 +6,7 @@
 //	terok guest agent NAME               an agent (agent.go)
 //	terok guest idle                     the command of an interactive task: waits to be stopped
 //	terok guest why HOST[:PORT]          is this reachable, and if not, why
+//	terok guest ask HOST[:PORT]          asks the operator to open it, and waits (ask.go)
 //	terok guest git-credential ACTION    git's credential helper for the gate
 //
 // What it guarantees: the command runs only in a network namespace whose links are lo and our
@@ -50,7 +51,9 @@ func Main(args []string) int {
 	case "idle":
 		return idleMain()
 	case "why":
-		return whyMain(rest)
+		return whyMain(rest, os.Stdout)
+	case "ask":
+		return askMain(rest, os.Stdout)
 	case "git-credential":
 		return credentialMain(rest, os.Stdin, os.Stdout)
 	}
@@ -58,7 +61,7 @@ func Main(args []string) int {
 }
 
 func usage() int {
-	fmt.Fprintln(os.Stderr, "usage: terok guest init|exec|agent|why|git-credential")
+	fmt.Fprintln(os.Stderr, "usage: terok guest init|exec|agent|why|ask|git-credential")
 	return exitUsage
 }
 

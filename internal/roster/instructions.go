@@ -3,6 +3,8 @@ package roster
 import (
 	"fmt"
 	"strings"
+
+	"terok/internal/sandbox"
 )
 
 // instructions is what the agent is told about the place it works in. It goes into the agent's
@@ -30,8 +32,8 @@ not a fault: do not retry it in a loop and do not look for a way around.
 	if len(l.Facts.Hosts) > 0 {
 		fmt.Fprintf(&b, "Open: %s.\n", strings.Join(l.Facts.Hosts, ", "))
 	}
-	b.WriteString("`" + "/run/terok/bin/terok guest why HOST" + "` says why a host is open or closed. If you need one that is closed, say so in\n" +
-		"your answer, with the host's name and the purpose: the operator can open it.\n" +
+	b.WriteString("`" + sandbox.GuestProgram + " guest why HOST[:PORT]` says why a host is open or closed.\n" +
+		"`" + sandbox.GuestProgram + " guest ask HOST[:PORT] --reason \"what for\"` asks the operator to open it and waits up to 2 minutes; do not repeat it when denied, say in your answer what you could not do.\n" +
 		"API keys in your environment are placeholders that work only from here; they are not secrets.\n")
 	if l.Facts.Remote != "" {
 		fmt.Fprintf(&b, `

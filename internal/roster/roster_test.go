@@ -166,7 +166,7 @@ func TestPrepare(t *testing.T) {
 	if found[sandbox.PromptFile] != secret {
 		t.Errorf("prompt %q", found[sandbox.PromptFile])
 	}
-	for _, want := range []string{"terok/x", "registry.npmjs.org", "Use tabs.", "guest why"} {
+	for _, want := range []string{"terok/x", "registry.npmjs.org", "Use tabs.", "guest why", "guest ask"} {
 		if !strings.Contains(found[sandbox.Instructions], want) {
 			t.Errorf("the instructions lack %q", want)
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/clearance"
 	"terok/internal/control"
 	"terok/internal/problem"
 	"terok/internal/shield/policy"
@@ -132,6 +133,7 @@ func (s *service) explain(t control.Target) control.Explanation {
 		v := view(d.Rule)
 		e.Rule = &v
 	}
+	e.Askable = s.docket != nil && s.judge(clearance.Target{Host: t.Host, Port: t.Port, Proto: t.Proto}) == policy.Ask
 	if d.Verdict != policy.Allow && d.Tier > policy.Denied {
 		e.Hint = fmt.Sprintf("terok shield allow %s %s:%d", s.subject(), t.Host, t.Port)
 	}
