@@ -101,15 +101,14 @@ func prepare(args []string) (*parent, error) {
 	if err := landlock.Missing(abi); err != nil && !file.WithoutLandlock {
 		return nil, fmt.Errorf("%w; %s", err, landlock.Cure)
 	}
-	p := &parent{
-		hand: handover{Path: args[0], File: *file, ContainerID: args[1], StartedAt: time.Now().UTC(),
-			Adopted: len(args) == 4, Landlock: abi},
-		initPID: pid,
-		init:    os.NewFile(fdInit, "pidfd"),
-	}
-	p.sealing, p.hand.File.SealingKey = p.hand.File.SealingKey, nil // never a worker's
+	p := newParent(file, len(args) == 4)
+	p.initPID, p.init = pid, os.NewFile(fdInit, "pidfd")
+	p.hand.Path, p.hand.ContainerID, p.hand.Landlock = args[0], args[1], abi
 	if err := p.alone(); err != nil {
 		return nil, err
+	}
+	if init, err := describe(pid); err == nil && p.hand.Adopted {
+		p.hand.StartedAt = init.StartedAt
 	}
 	if err := p.enter(); err != nil {
 		return nil, err
@@ -139,6 +138,13 @@ func prepare(args []string) (*parent, error) {
 	}
 	// A panic since the hook looked finds this process, or is found here.
 	return p, notPanicked(file)
+}
+
+// newParent begins the handover of a container.
+func newParent(file *sandbox.File, adopted bool) *parent {
+	p := &parent{hand: handover{File: *file, StartedAt: time.Now().UTC(), Adopted: adopted}}
+	p.sealing, p.hand.File.SealingKey = p.hand.File.SealingKey, nil // never a worker's
+	return p
 }
 
 // alone takes the lock that says who supervises the container, for the life of this process. The

@@ -201,6 +201,8 @@ type Status struct {
 	Posture  string
 	Verified bool
 	Ready    bool
+	Adopted  bool
+	Waiting  bool
 	Restarts int
 	Parent   Process
 	Worker   Process
