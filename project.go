@@ -53,10 +53,12 @@ func (a *App) CreateProject(_ context.Context, spec project.Spec) (*ProjectView,
 			return nil, problem.New("bad_upstream", problem.Usage, "upstream: %w", err)
 		}
 	}
-	if _, err := a.projects().Create(spec); err != nil {
+	p, err := a.projects().Create(spec)
+	if err != nil {
 		return nil, err
 	}
 	a.note("project_created", map[string]string{"project": spec.Name})
+	a.suggestProfiles(p)
 	return a.ShowProject(spec.Name)
 }
 

@@ -37,6 +37,7 @@ func (a *App) projectFor(req RunRequest) (*project.Project, error) {
 	}
 	a.say("project %s made for %s (%s)", name, top, p.File)
 	a.note("project_created", map[string]string{"project": name})
+	a.suggestProfiles(p)
 	return p, nil
 }
 

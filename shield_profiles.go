@@ -162,12 +162,14 @@ func (a *App) SetShieldProfiles(ctx context.Context, name string, profiles []str
 	return v, err
 }
 
-// SuggestProfiles names profiles that files in a project's clone speak for and that it does not
-// have.
-func (a *App) SuggestProfiles(p *project.Project) []string {
+// suggestProfiles names profiles that files in a new project's clone speak for. It chooses none:
+// what a repository holds must not open the network.
+func (a *App) suggestProfiles(p *project.Project) {
 	dir := p.UpstreamPath()
 	if dir == "" || len(p.Shield.Profiles) > 0 {
-		return nil
+		return
 	}
-	return profile.Suggest(dir)
+	if names := profile.Suggest(dir); len(names) > 0 {
+		a.say("its files speak for network profiles; to allow them: terok shield profiles set %s %s", p.Name, strings.Join(names, " "))
+	}
 }

@@ -51,6 +51,8 @@ mirrored when the first task needs it, or by terok project gate-sync.`,
 	f.StringVar(&spec.Upstream, "upstream", "", "directory of a clone, or URL")
 	f.StringVar(&spec.Branch, "branch", "", "branch that tasks begin from (default: the upstream's HEAD)")
 	f.StringVar(&spec.Agent, "agent", "", "default agent")
+	f.StringSliceVar(&spec.Profiles, "profile", nil, "profile of rules for every task, e.g. go (repeatable; all: terok shield profiles)")
+	_ = c.RegisterFlagCompletionFunc("profile", e.completeProfiles)
 	f.StringArrayVar(&spec.Allow, "allow", nil, "rule for every task, e.g. registry.npmjs.org:443 (repeatable)")
 	return c
 }
@@ -107,6 +109,7 @@ func newProjectShowCmd(e *env) *cobra.Command {
 				row("branch", deref(v.Branch))
 				row("agent", deref(v.Agent))
 				row("credentials", v.Scope)
+				row("profiles", strings.Join(v.Profiles, "  "))
 				row("allow", strings.Join(v.Allow, "  "))
 				row("deny", strings.Join(v.Deny, "  "))
 				row("gate", deref(v.Gate))
