@@ -16,7 +16,7 @@ type PanicReport = killswitch.Report
 // Panic cuts every task off and locks the vault; with stop it kills the containers as well. It
 // returns the report also with an error, which says that something could not be cut.
 func (a *App) Panic(ctx context.Context, stop bool) (*PanicReport, error) {
-	r := killswitch.Pull(a.Roots, a.Now())
+	r := killswitch.Pull(a.Roots)
 	a.note("panic", map[string]string{"supervisors": fmt.Sprint(r.Supervisors)})
 	if stop {
 		if err := a.killAll(ctx, &r); err != nil {

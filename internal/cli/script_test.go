@@ -54,6 +54,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("TEROK_ONLY", filepath.SplitList(e.Getenv("PATH"))[0]) // a PATH that has nothing else
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "userns" { // may we make a user namespace?
+				return exec.Command("unshare", "--user", "--map-root-user", "--mount", "true").Run() == nil, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "json": isJSON, "problem": isProblem,
 		},

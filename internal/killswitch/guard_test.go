@@ -64,7 +64,7 @@ func TestPullKillsWorkers(t *testing.T) {
 	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
 		t.Fatal(err)
 	}
-	if r := Pull(roots, time.Now()); r.Supervisors != 1 || len(r.Errors) > 0 {
+	if r := Pull(roots); r.Supervisors != 1 || len(r.Errors) > 0 {
 		t.Errorf("%+v", r)
 	}
 	if _, err := io.ReadAll(out); err != nil { // the end comes when neither holds it

@@ -32,14 +32,15 @@ type Report struct {
 }
 
 // Pull cuts everything below the roots. It goes on after each error; the report names them.
-func Pull(roots state.Roots, now time.Time) Report {
+func Pull(roots state.Roots) Report {
 	r := Report{Vault: "was not unlocked", Errors: []string{}}
 	fail := func(err error) {
 		if err != nil {
 			r.Errors = append(r.Errors, err.Error())
 		}
 	}
-	if err := state.WriteFile(roots.PanicLock(), []byte(now.UTC().Format(time.RFC3339)+"\n")); err != nil {
+	// Empty: a full disk takes no bytes, and the lock must stand on that, too.
+	if err := state.WriteFile(roots.PanicLock(), nil); err != nil {
 		fail(fmt.Errorf("the lock could not be written, new tasks can start: %w", err))
 	}
 	// A second pass finds what was starting while the first one ran.

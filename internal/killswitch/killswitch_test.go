@@ -51,7 +51,7 @@ func TestPullKillsOursAndNoOthers(t *testing.T) {
 	_, sup := play(t, "supervise", roots.Data+"/projects/p/tasks/x/sandbox.json", "id", "1")
 	_, key := play(t, "keyholder", roots.Data, roots.Runtime)
 	_, other := play(t, "supervise", d+"/other/sandbox.json", "id", "1")
-	r := Pull(roots, time.Now())
+	r := Pull(roots)
 	if len(r.Errors) > 0 || r.Supervisors != 1 || r.Vault != "locked" {
 		t.Errorf("%+v", r)
 	}
@@ -70,7 +70,7 @@ func TestPullKillsOursAndNoOthers(t *testing.T) {
 	if _, locked := Locked(roots); !locked {
 		t.Error("no lock")
 	}
-	if r := Pull(roots, time.Now()); r.Supervisors != 0 || len(r.Errors) > 0 {
+	if r := Pull(roots); r.Supervisors != 0 || len(r.Errors) > 0 {
 		t.Errorf("second pull: %+v", r)
 	}
 	if err := Clear(roots); err != nil {
@@ -88,7 +88,7 @@ func TestFullDiskStillKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, sup := play(t, "supervise", roots.Data+"/x/sandbox.json", "id", "1")
-	r := Pull(roots, time.Now())
+	r := Pull(roots)
 	if r.Supervisors != 1 || len(r.Errors) == 0 {
 		t.Errorf("%+v", r)
 	}

@@ -6,6 +6,7 @@ package problem
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Exit codes of the command line, stable across minor versions (spec: cli.md §3).
@@ -63,7 +64,8 @@ func (p *Problem) Error() string { return p.Message }
 
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Of finds the Problem in err's chain; an error without one becomes an unclassified failure.
+// Of finds the Problem in err's chain; an error without one becomes an unclassified failure, or
+// disk_full where that was the cause.
 // It returns nil for nil.
 func Of(err error) *Problem {
 	if err == nil {
@@ -77,7 +79,11 @@ func Of(err error) *Problem {
 		q.Message = err.Error() // keep what wrapping added
 		return &q
 	}
-	return &Problem{Code: "failed", Message: err.Error(), Exit: Failed, Err: err}
+	p := &Problem{Code: "failed", Message: err.Error(), Exit: Failed, Err: err}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		p.Code, p.Hint = "disk_full", "make room, then run the same command again"
+	}
+	return p
 }
 
 // Is reports whether err carries a Problem with this code.

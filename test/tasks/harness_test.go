@@ -181,7 +181,7 @@ func (tr *tree) left(ctx context.Context) []string {
 			left = append(left, "mount "+line)
 		}
 	}
-	for _, pattern := range []string{"run/terok/*/*", "run/terok/*.sock", "data/terok/launching/*", "data/terok/index/*", "data/terok/projects/*/tasks/*", "data/terok/gate/*/tasks/*", "tmp/*"} {
+	for _, pattern := range []string{"run/terok/*/*", "run/terok/*.sock", "data/terok/launching/*", "data/terok/index/*", "data/terok/projects/*/tasks/*", "data/terok/projects/*/tasks/.[nt]*", "data/terok/gate/*/tasks/*", "tmp/*"} {
 		files, _ := filepath.Glob(filepath.Join(tr.dir, pattern))
 		for _, f := range files {
 			if !strings.HasSuffix(f, ".lock") {

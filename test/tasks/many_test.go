@@ -93,7 +93,7 @@ func TestKillNineOfTheCommand(t *testing.T) {
 		step  string // a file of this pattern is there
 		later time.Duration
 	}{
-		{"gate/greet*", 0}, {tasks, 0}, {tasks + "/task.json", 0}, {gate + ".*.tmp-*", 0}, {gate + "*.git", 0},
+		{"gate/greet*", 0}, {"projects/greet/tasks/.new-*", 0}, {tasks, 0}, {tasks + "/task.json", 0}, {gate + ".*.tmp-*", 0}, {gate + "*.git", 0},
 		{"launching/*", 0}, {"launching/*", 30 * time.Millisecond}, {"launching/*", 80 * time.Millisecond},
 		{"launching/*", 150 * time.Millisecond}, {run + "*", 0}, {run + "control.sock", 0},
 	} {
