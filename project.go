@@ -109,13 +109,18 @@ func (a *App) DeleteProject(ctx context.Context, name string) (archived string, 
 		_, err := a.projects().Get(name)
 		return "", err
 	}
+	tasks, err := a.tasks().List(name)
+	if err != nil {
+		return "", err
+	}
+	if len(tasks) > 0 { // before anything is made: without podman no task can be deleted
+		if _, err := a.containers(ctx); err != nil {
+			return "", err
+		}
+	}
 	archived = filepath.Join(a.Roots.ArchiveDir(), a.Now().UTC().Format("20060102T150405.000000Z")+"_"+name+".tar.gz")
 	if err := archiveDir(archived, a.Roots.ProjectDir(name), name); err != nil {
 		return "", problem.New("archive_failed", problem.Failed, "project %s was not deleted: its archive could not be written: %w", name, err)
-	}
-	tasks, err := a.tasks().List(name)
-	if err != nil {
-		return archived, err
 	}
 	for _, t := range tasks {
 		if err := a.DeleteTask(ctx, &t.Task); err != nil {
