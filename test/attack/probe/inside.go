@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -105,6 +107,43 @@ func names(addr string, n int) int {
 		}
 	})
 	return answers
+}
+
+// scatter connects to n destinations, each another address or port, and returns how many
+// connections were made: the supervisor takes each before it refuses it.
+func scatter(n int) int {
+	return connects(n, func(i int) string {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + i%250)}), uint16(10000+i/250)).String()
+	})
+}
+
+// hammer connects n times to one destination, which it resolves once.
+func hammer(addr string, n int) (int, error) {
+	a, err := net.ResolveTCPAddr("tcp4", addr)
+	if err != nil {
+		return 0, err
+	}
+	return connects(n, func(int) string { return a.String() }), nil
+}
+
+// connects makes n connections and returns how many were made, those that were reset included.
+func connects(n int, addr func(i int) string) int {
+	var mu sync.Mutex
+	made := 0
+	each(n, func(i int) {
+		c, err := net.DialTimeout("tcp", addr(i), patience)
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			return
+		}
+		mu.Lock()
+		made++
+		mu.Unlock()
+		if err == nil {
+			c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+		}
+	})
+	return made
 }
 
 // each calls f n times, several at a time.

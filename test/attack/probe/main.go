@@ -150,6 +150,11 @@ func do(q Request) (Reply, net.Conn, error) {
 	case "flood":
 		n, err := flood(q.Addr, q.Numbers[0])
 		return Reply{Count: n}, nil, err
+	case "scatter":
+		return Reply{Count: scatter(q.Numbers[0])}, nil, nil
+	case "hammer":
+		n, err := hammer(q.Addr, q.Numbers[0])
+		return Reply{Count: n}, nil, err
 	case "names":
 		return Reply{Count: names(q.Addr, q.Numbers[0])}, nil, nil
 	case "bind":
