@@ -38,6 +38,8 @@ type SandboxOptions struct {
 	TTY     bool
 	Stdin   bool
 	NoRoot  bool // privilege none: no capability and no sudo inside
+
+	noAsk bool // nobody is asked: what no rule allows is refused at once
 }
 
 // Sandbox is a container of `terok sandbox run`.
@@ -130,6 +132,7 @@ func (a *App) sandboxSpec(ctx context.Context, o SandboxOptions) (*launch.Launch
 	if err := o.shape(&doc.Settings); err != nil {
 		return nil, none, nil, err
 	}
+	doc.Settings.Ask = doc.Settings.Ask && !o.noAsk
 	for sign, rules := range map[string][]string{"+": o.Allow, "-": o.Deny} {
 		for _, text := range rules {
 			r, err := sandboxRule(sign, text)

@@ -124,6 +124,7 @@ var commands = []func(*env) *cobra.Command{
 	newClearanceCmd,
 	newShieldCmd,
 	newEventsCmd,
+	newVerifyCmd,
 	newImageCmd,
 	newAgentsCmd,
 	newVaultCmd,

@@ -7,6 +7,7 @@
 //	terok guest idle                     the command of an interactive task: waits to be stopped
 //	terok guest why HOST[:PORT]          is this reachable, and if not, why
 //	terok guest ask HOST[:PORT]          asks the operator to open it, and waits (ask.go)
+//	terok guest verify                   the probe of terok verify, which runs it
 //	terok guest git-credential ACTION    git's credential helper for the gate
 //
 // What it guarantees: the command runs only in a network namespace whose links are lo and our
@@ -50,6 +51,8 @@ func Main(args []string) int {
 		return AgentMain(rest)
 	case "idle":
 		return idleMain()
+	case "verify":
+		return verifyMain(rest)
 	case "why":
 		return whyMain(rest, os.Stdout)
 	case "ask":

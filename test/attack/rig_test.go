@@ -102,16 +102,25 @@ func makeImage(probe string) error {
 	return nil
 }
 
-// command runs the program under test, with a state of its own and the user's podman.
-func command(args ...string) (string, error) {
-	cmd := exec.Command(terok, args...)
-	cmd.Env = os.Environ()
+// testEnviron is the environment of the program under test: a state of its own and the user's podman.
+func testEnviron() ([]string, error) {
+	env := os.Environ()
 	for _, v := range [][2]string{{"XDG_CONFIG_HOME", "c"}, {"XDG_DATA_HOME", "d"}, {"XDG_RUNTIME_DIR", "r"}} {
 		dir := filepath.Join(rig, v[1])
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return "", err
+			return nil, err
 		}
-		cmd.Env = append(cmd.Env, v[0]+"="+dir)
+		env = append(env, v[0]+"="+dir)
+	}
+	return env, nil
+}
+
+// command runs the program under test.
+func command(args ...string) (string, error) {
+	cmd := exec.Command(terok, args...)
+	var err error
+	if cmd.Env, err = testEnviron(); err != nil {
+		return "", err
 	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

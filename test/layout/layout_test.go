@@ -22,7 +22,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"ground", []string{"sandbox", "control", "audit", "podman", "git", "config", "state", "text", "problem", "version", "peer", "child", "deps"}},
-	{"parts", []string{"shield", "clearance", "vault", "gate", "relay", "transcript", "killswitch"}},
+	{"parts", []string{"shield", "clearance", "vault", "gate", "relay", "transcript", "killswitch", "verify"}},
 	{"processes", []string{"launch", "supervisor", "guest"}},
 	{"state of work", []string{"project", "task", "roster", "image", "demo"}},
 	{"core", []string{"."}}, // the root package
