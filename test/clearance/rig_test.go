@@ -71,7 +71,7 @@ func menuMain() int {
 	answer := func(ctx context.Context, a board.Act) (control.Request, error) {
 		c := control.Dial(sandbox.ControlPath(roots.RunDir(a.Request.Key)))
 		if a.Undo {
-			return c.Undo(ctx, a.Request.ID)
+			return c.Undo(ctx, control.UndoChange{ID: a.Request.ID, Actor: "ada", Via: "menu"})
 		}
 		r := a.Request
 		return c.Verdict(ctx, control.VerdictChange{ID: r.ID, Hash: r.Hash, Host: r.Host, Port: r.Port, Proto: r.Proto, Choice: a.Choice, Actor: "ada", Via: "menu"})
