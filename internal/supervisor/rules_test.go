@@ -16,10 +16,15 @@ import (
 )
 
 // bundle makes a task directory with a policy.
-func bundle(t *testing.T, rules ...string) string {
+func bundle(t testing.TB, rules ...string) string {
+	t.Helper()
+	return bundleOf(t, policy.DefaultSettings(), rules...)
+}
+
+func bundleOf(t testing.TB, set policy.Settings, rules ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	doc := policy.Document{Settings: policy.DefaultSettings()}
+	doc := policy.Document{Settings: set}
 	for _, text := range rules {
 		r, err := policy.ParseRule(text, policy.Project, "test")
 		if err != nil {
