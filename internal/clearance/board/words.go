@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
 
 	"terok/internal/control"
@@ -19,8 +20,17 @@ import (
 
 const maxName = 253 // bytes of a DNS name
 
-// Host is the name or address that is asked for.
-func Host(r control.Request) string { return text.Line(r.Host, maxName) }
+// Host is the name or address that is asked for. A name with other letters than ASCII's is shown
+// as its A-label: letters of two scripts can look the same.
+func Host(r control.Request) string {
+	host := r.Host
+	if len(host) <= maxName && !printable(host) {
+		if a, err := idna.Punycode.ToASCII(host); err == nil {
+			host = a
+		}
+	}
+	return text.Line(host, maxName)
+}
 
 // Target is HOST:PORT, with /udp where it is not TCP.
 func Target(r control.Request) string {
