@@ -177,7 +177,10 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 }
 
 func TestNamesOfProfiles(t *testing.T) {
-	l := own(t, map[string]string{"x.txt": "example.org"})
+	l := own(t, map[string]string{"x.txt": "example.org", ".hid.txt": "example.org"})
+	if err := os.WriteFile(filepath.Join(filepath.Dir(l.Dir), "x.txt"), []byte("example.org"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, bad := range []string{"", ".hid", "../x", "a/b", "-x", "_x", "a b", "x\x00", "é", "os-packages/deb", strings.Repeat("x", 65)} {
 		_, err := l.Get(bad)
 		var unknown *UnknownError
