@@ -15,6 +15,11 @@ import (
 // MTU of the pair: as large as loopback-like traffic can use without fragments.
 const MTU = 65520
 
+// bigTCP is how many bytes of IPv4 TCP pass the stack as one packet, where the kernel can (6.3,
+// "BIG TCP"): nothing here leaves over a real link. A proxied upload takes a sixth less processor
+// time than with the usual 65536, a download a little less.
+const bigTCP = 524280
+
 const addrGenNone = 1 // IN6_ADDR_GEN_MODE_NONE, <linux/if_link.h>
 
 // setupLinks brings lo up and makes the pair, or finds it as an earlier supervisor left it.
@@ -67,6 +72,10 @@ func setupLinks(v6 bool) error {
 		if err := netlink.LinkSetUp(l); err != nil {
 			return fmt.Errorf("bring %s up: %w", l.Attrs().Name, err)
 		}
+	}
+	for _, l := range []netlink.Link{lo, eth} { // best effort: only speed depends on it
+		_ = netlink.LinkSetGSOIPv4MaxSize(l, bigTCP)
+		_ = netlink.LinkSetGROIPv4MaxSize(l, bigTCP)
 	}
 	if err := address(eth, sandbox.GuestAddr, 24, 32, sandbox.ServiceHost); err != nil {
 		return err
