@@ -25,6 +25,9 @@ type AgentInfo struct {
 // AgentInstall installs an agent's bundle at a version ("" is the pinned one, "latest" the
 // newest) and pins it in the lock file. It reports false when it was there already.
 func (a *App) AgentInstall(ctx context.Context, name, version string, o ImageOptions) (image.Bundle, bool, error) {
+	if err := a.KnownAgent(name); err != nil {
+		return image.Bundle{}, false, err
+	}
 	b, err := a.builder(ctx, &o)
 	if err != nil {
 		return image.Bundle{}, false, err

@@ -53,6 +53,9 @@ func (a *App) CreateProject(_ context.Context, spec project.Spec) (*ProjectView,
 			return nil, problem.New("bad_upstream", problem.Usage, "upstream: %w", err)
 		}
 	}
+	if err := a.KnownAgent(spec.Agent); err != nil {
+		return nil, err
+	}
 	p, err := a.projects().Create(spec)
 	if err != nil {
 		return nil, err

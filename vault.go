@@ -275,6 +275,12 @@ func (a *App) AuthRemove(ctx context.Context, name, scope string) (provider stri
 	return p.Name, nil
 }
 
+// KnownCredential reports whether name is an agent or a provider that takes a credential.
+func (a *App) KnownCredential(name string) error {
+	_, err := a.provider(name)
+	return err
+}
+
 func (a *App) provider(name string) (*roster.Provider, error) {
 	r, err := roster.Load(a.Roots)
 	if err != nil {

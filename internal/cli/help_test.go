@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,6 +46,29 @@ func TestHelp(t *testing.T) {
 	})
 	if count < 30 {
 		t.Errorf("only %d commands were found", count)
+	}
+}
+
+// TestUnknownFlags: every command refuses a flag that it does not have, with the cure, before it
+// does anything.
+func TestUnknownFlags(t *testing.T) {
+	dir := t.TempDir()
+	for key, sub := range map[string]string{"HOME": "home", "XDG_CONFIG_HOME": "c", "XDG_DATA_HOME": "d", "XDG_RUNTIME_DIR": "r"} {
+		t.Setenv(key, filepath.Join(dir, sub))
+	}
+	walk(newRoot(&env{}), func(c *cobra.Command) {
+		path := strings.Fields(c.CommandPath())[1:]
+		if len(path) == 0 {
+			return
+		}
+		var out, errw bytes.Buffer
+		code := Main(t.Context(), append(path, "--no-such-flag"), strings.NewReader(""), &out, &errw)
+		if code != problem.Usage || out.Len() > 0 || !strings.Contains(errw.String(), "unknown flag: --no-such-flag") || !strings.Contains(errw.String(), "\n  → ") {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", c.CommandPath(), code, out.String(), errw.String())
+		}
+	})
+	if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) > 0 {
+		t.Errorf("made: %v", left)
 	}
 }
 

@@ -253,6 +253,9 @@ Running tasks use a new key from their next request on.`,
 				})
 			}
 			// Before anybody types or pipes a key.
+			if err := e.app.KnownCredential(args[0]); err != nil {
+				return err
+			}
 			if err := e.app.VaultNeed(cmd.Context()); err != nil {
 				return err
 			}

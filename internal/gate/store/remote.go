@@ -62,7 +62,8 @@ func (r *remote) list(ctx context.Context) (*listing, error) {
 	}
 	if dir := r.up.Local(); dir != "" {
 		if _, err := os.Stat(dir); err != nil {
-			return nil, problem.New("upstream_unreachable", problem.Failed, "upstream is not there: %w", err)
+			return nil, problem.New("upstream_unreachable", problem.Failed, "upstream is not there: %w", err).
+				WithHint("move it back, or set git.upstream_url in project.yml")
 		}
 	}
 	out, err := r.Git.Run(ctx, r.transport("", listTimeout, "ls-remote", "--symref", "--", r.up.URL, "HEAD", "refs/heads/*", "refs/tags/*"))
