@@ -386,6 +386,9 @@ func (w *Watch) fold(i Item) {
 // put stores a request's newest state.
 func (w *Watch) put(r control.Request) {
 	rows := w.open[r.Key]
+	if rows == nil {
+		return // of no supervisor that answers
+	}
 	if old, ok := rows[r.ID]; ok && old.Seq > r.Seq {
 		return
 	}
