@@ -188,11 +188,6 @@ func (r *rig) shows(text string) {
 	r.until("the screen shows "+text, func() bool { return strings.Contains(r.screen(), text) })
 }
 
-func (r *rig) hides(text string) {
-	r.t.Helper()
-	r.until("the screen no longer shows "+text, func() bool { return !strings.Contains(r.screen(), text) })
-}
-
 // presses types a key until it has done what was wanted: a verdict key pressed too soon after the
 // request came up does nothing.
 func (r *rig) presses(key, what string, ok func() bool) {
