@@ -67,3 +67,20 @@ func withoutSupervisor(st control.Status) string {
 	}
 	return fmt.Sprintf(" (no supervisor: the container has no network; terok shield adopt %s keeps what runs, terok %s%s starts it clean)", name, restart, name)
 }
+
+// placementLines show what is out of the ordinary about a supervisor.
+func placementLines(w io.Writer, st control.Status) {
+	if st.Adopted {
+		note := "it took over the running container"
+		if st.Waiting {
+			note += "; vault and gate are closed until the guest comes back or the container is restarted"
+		}
+		fmt.Fprintf(w, "adopted\t%s\n", note)
+	}
+	if st.Scope != "" {
+		fmt.Fprintf(w, "scope\t%s\n", text.Show(st.Scope))
+	}
+	for _, d := range st.Degraded {
+		fmt.Fprintf(w, "degraded\t%s\n", text.Show(d))
+	}
+}

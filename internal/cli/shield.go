@@ -48,6 +48,7 @@ func printStatus(w io.Writer, st control.Status) error {
 		fmt.Fprintf(t, "names\t%d asked, %d refused\n", c.DNSQueries, c.DNSRefused)
 		fmt.Fprintf(t, "vault\t%s\n", st.Vault)
 		fmt.Fprintf(t, "supervisor\tparent %d, worker %d, %d restarts, version %s\n", st.Parent.PID, st.Worker.PID, st.Restarts, text.Show(st.Version))
+		placementLines(t, st)
 	}
 	return t.Flush()
 }

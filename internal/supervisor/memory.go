@@ -2,9 +2,11 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"runtime/debug"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +29,32 @@ func settle() {
 		if start, end, ok := programMapping(line, exe); ok {
 			// Private and not writable: every page is the file's (madvise(2), MADV_DONTNEED).
 			_ = unix.Madvise(unsafe.Slice((*byte)(start), uintptr(end)-uintptr(start)), unix.MADV_DONTNEED)
+		}
+	}
+}
+
+// restEvery is how often a worker looks whether its work is over.
+const restEvery = 5 * time.Second
+
+// rest gives memory back each time after traffic, once nothing is open: most containers wait for
+// a person or a model most of the time, and there may be a hundred of them.
+func (s *service) rest(ctx context.Context) {
+	tick := time.NewTicker(restEvery)
+	defer tick.Stop()
+	busy := func() (done, open uint64) {
+		c := s.proxy.Counters()
+		return c.Allowed + c.Denied + c.BytesUp + c.BytesDown + s.resolver.Counters.Queries.Load(), c.Open
+	}
+	settled, _ := busy()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if done, open := busy(); open == 0 && done != settled {
+			settle()
+			settled = done
 		}
 	}
 }

@@ -316,8 +316,8 @@ func (p *parent) supervise(say *os.File) int {
 					fmt.Fprint(say, readyWord)
 					say.Close()
 					say = nil
-					settle()
 					p.settled()
+					settle() // last: what the record needed goes as well
 					go p.ownScopeFor(ctx, w.cmd.Process.Pid)
 				}
 			case what := <-tampered:

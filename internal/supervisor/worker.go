@@ -309,6 +309,7 @@ func (s *service) serve() error {
 	if err := s.link.say(opReady, nil); err != nil {
 		return fmt.Errorf("tell the parent: %w", err)
 	}
+	go s.rest(ctx)
 	settle()
 	ended := make(chan error, 1)
 	go func() { ended <- s.obey() }()

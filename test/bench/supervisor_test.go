@@ -7,18 +7,22 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
-// BenchmarkSupervisorMemory: proportional set size of parent and worker of one sandbox, idle and
-// after a gigabyte. PSS shares the
-// program's pages among all that map them, as the machine does.
+// restTime is longer than a supervisor takes to notice that its work is over.
+const restTime = 12 * time.Second
+
+// BenchmarkSupervisorMemory: proportional set size of parent and worker of one sandbox, idle, right
+// after a gigabyte, and once it rests again. PSS shares the program's pages among all that map
+// them, as the machine does.
 func BenchmarkSupervisorMemory(b *testing.B) {
 	port := listen(b)
-	for _, use := range []string{"idle", "after 1 GiB"} {
+	for _, use := range []string{"idle", "after 1 GiB", "at rest after 1 GiB"} {
 		var parent, worker float64
 		compare(b, "supervisor memory, "+use, "MiB", "at most 20 MiB for both", 5,
 			side{"parent and worker", func(int) float64 {
-				parent, worker = supervisorPSS(b, port, use != "idle")
+				parent, worker = supervisorPSS(b, port, use)
 				return parent + worker
 			}},
 			side{"parent", func(int) float64 { return parent }},
@@ -26,14 +30,17 @@ func BenchmarkSupervisorMemory(b *testing.B) {
 	}
 }
 
-func supervisorPSS(b *testing.B, port int, busy bool) (parent, worker float64) {
+func supervisorPSS(b *testing.B, port int, use string) (parent, worker float64) {
 	b.Helper()
 	t := newTree(b)
 	t.run("sandbox", "run", "-d", "--name", "memory", "--mount", self(b)+":/bench:ro",
 		"--allow", fmt.Sprintf("host:%d", port), image, "--", "sleep", "600")
 	defer t.run("sandbox", "rm", "memory")
-	if busy {
+	if use != "idle" {
 		askClient(b, "terok-sandbox-memory", "down", fmt.Sprintf("host.terok.internal:%d", port), strconv.Itoa(1<<30))
+	}
+	if strings.HasPrefix(use, "at rest") {
+		time.Sleep(restTime)
 	}
 	var status struct {
 		Data struct {
