@@ -10,6 +10,7 @@ package idn
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -19,10 +20,17 @@ func Name(s string) (string, error) {
 	if ascii(s) {
 		return s, nil
 	}
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("%+q is not valid UTF-8", s)
+	}
 	// Lookup is strict about letters, digits and hyphens and checks right-to-left text.
 	a, err := idna.Lookup.ToASCII(s)
 	if err != nil {
 		return "", fmt.Errorf("%+q is not an internationalised name: %w", s, err)
+	}
+	if a == "" {
+		// Characters that map to nothing: the next word of a rule must not become its target.
+		return "", fmt.Errorf("%+q is not a name", s)
 	}
 	return a, nil
 }

@@ -20,7 +20,7 @@ func TestRule(t *testing.T) {
 			t.Errorf("%q became %q, %v; want %q", in, got, err, want)
 		}
 	}
-	for _, bad := range []string{"exa\u200bmple.org\u202e", "bücher.example：80", "ｈｏｓｔ／８.ü.example", "a\u2024b.ü_.example", "\u05d0a.example"} {
+	for _, bad := range []string{"exa\u200bmple.org\u202e", "bücher.example：80", "ｈｏｓｔ／８.ü.example", "a\u2024b.ü_.example", "\u05d0a.example", "\u00ad evil.example", "b\xfccher.example"} {
 		if got, err := Rule(bad); err == nil {
 			t.Errorf("%+q became %q", bad, got)
 		}
