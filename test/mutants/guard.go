@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,9 @@ type guard struct {
 	Package string `yaml:"package"` // of the test
 	Test    string `yaml:"test"`    // -run pattern
 	Root    bool   `yaml:"root"`    // the test needs root to notice; left out for others
+
+	// Rows are the subtests of Test that have to fail, these and no other; none: any failure will do.
+	Rows []string `yaml:"rows"`
 }
 
 // load reads guards.yml of the repository at root.
@@ -187,11 +191,26 @@ func kill(ctx context.Context, g guard) (verdict string, err error) {
 		return broken, fmt.Errorf("no test matches %s", g.Test)
 	case err == nil:
 		return survived, fmt.Errorf("%s passes without the guard", g.Test)
+	case len(g.Rows) > 0 && !slices.Equal(failedRows(out, g.Test), slices.Sorted(slices.Values(g.Rows))):
+		return survived, fmt.Errorf("of the rows %v fail, not %v", failedRows(out, g.Test), g.Rows)
 	case errors.As(err, &exit) && bytes.Contains(out, []byte("--- FAIL")),
 		bytes.Contains(out, []byte("panic: test timed out")):
 		return killed, nil
 	}
 	return broken, fmt.Errorf("the tests did not run: %s", last(out))
+}
+
+// failedRows lists the subtests of test that failed, sorted.
+func failedRows(out []byte, test string) []string {
+	var rows []string
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "--- FAIL: "+strings.Trim(test, "^$")+"/"); ok {
+			row, _, _ := strings.Cut(rest, " ")
+			rows = append(rows, row)
+		}
+	}
+	slices.Sort(rows)
+	return slices.Compact(rows)
 }
 
 // workDir makes a directory that the user of scripts/rootless can read.
