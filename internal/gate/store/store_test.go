@@ -221,7 +221,9 @@ func FuzzParseUpstream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		u, err := store.ParseUpstream(s)
-		if err == nil && (strings.HasPrefix(u.URL, "-") || strings.Contains(u.URL, "::") && u.Protocol != "file" && !strings.Contains(u.URL, ":/") && !strings.Contains(u.URL, "[") && strings.Index(u.URL, "::") < strings.IndexAny(u.URL+"@", "@/")) {
+		// "helper::address" begins a remote helper (gitremote-helpers(7)); "host:a::b" is a path.
+		helper, _, _ := strings.Cut(u.URL, "::")
+		if err == nil && (strings.HasPrefix(u.URL, "-") || len(helper) < len(u.URL) && !strings.ContainsAny(helper, ":/@[")) {
 			t.Fatalf("%q → %+v", s, u)
 		}
 	})
