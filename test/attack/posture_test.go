@@ -70,6 +70,9 @@ func TestLoweredShield(t *testing.T) {
 	works(t, b, "http://203.0.113.20/", roots)
 	works(t, b, "https://c.test/", roots)
 	refusedAll(t, b, append(never, lan...))
+	if log := must(t, "shield", "logs", b.name); !strings.Contains(log, "flow_bypass") || !strings.Contains(log, "posture_changed") {
+		t.Errorf("the ledger does not tell what the lowered shield let through:\n%s", log)
+	}
 	down(t, b, "--all")
 	works(t, b, "http://192.168.77.7/", roots)
 	works(t, b, "http://100.64.0.7/", roots)

@@ -15,6 +15,7 @@ import (
 // how many and whose bytes are their sum.
 const (
 	evAllowed  = "flow_allowed"  // connected; IP is the address that was dialled
+	evBypass   = "flow_bypass"   // connected because the shield is down, by no rule
 	evDenied   = "flow_denied"   // a rule, the floor or the posture refused
 	evBlocked  = "flow_blocked"  // nothing allows it: a request may follow
 	evPrivate  = "flow_private"  // a literal address that policy does not let be dialled
@@ -166,6 +167,9 @@ func (p *Proxy) allowed(f *flow, d policy.Decision) {
 	p.tally.allowed.Add(1)
 	p.tally.name(f.key(), p.limits.Names, func(t *Traffic) { t.Flows++ })
 	e := grounds(f.event(evAllowed), d)
+	if d.Rule == nil && d.Tier == policy.Default { // the vault's way has a tier of its own
+		e.Ev = evBypass
+	}
 	if f.proto == "udp" {
 		e.Detail = map[string]string{"warning": "datagrams are relayed as they are: no name inside them is verified"}
 	}
