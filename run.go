@@ -247,15 +247,21 @@ func (a *App) start(ctx context.Context, s starting) error {
 	return err
 }
 
-// addManaged writes an agent's administrative settings beside the task's record and mounts them
-// read-only: nothing in the container, root included, can change what they say.
+// addManaged writes an agent's administrative settings beside the task's record and mounts their
+// directory of /etc read-only. Mounted whole it can neither be moved away nor be added to, by root
+// of the container either.
 func addManaged(spec *launch.Spec, files []sandbox.StartFile) error {
-	for i, f := range files {
-		source := filepath.Join(spec.Dir, "agent", fmt.Sprintf("managed-%d", i))
-		if err := state.WriteFileMode(source, []byte(f.Content), fs.FileMode(f.Mode)); err != nil {
+	mounted := map[string]bool{}
+	for _, f := range files {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(f.Path, "/etc/"), "/")
+		source := filepath.Join(spec.Dir, "agent", "managed", name)
+		if err := state.WriteFileMode(filepath.Join(source, rest), []byte(f.Content), fs.FileMode(f.Mode)); err != nil {
 			return err
 		}
-		spec.Trusted = append(spec.Trusted, launch.Mount{Source: source, Target: f.Path, ReadOnly: true, NoExec: true})
+		if !mounted[name] {
+			mounted[name] = true
+			spec.Trusted = append(spec.Trusted, launch.Mount{Source: source, Target: "/etc/" + name, ReadOnly: true, NoExec: true})
+		}
 	}
 	return nil
 }

@@ -98,6 +98,10 @@ func profile() (*sandbox.Seccomp, error) {
 		when("socket", equal(0, f))
 	}
 	when("socket", equal(0, unix.AF_NETLINK), equal(2, unix.NETLINK_ROUTE))
+	// As a kernel without that protocol answers: sudo and PAM fail when NETLINK_AUDIT is ENOSYS.
+	p.Syscalls = append(p.Syscalls, sandbox.SeccompSyscall{Names: []string{"socket"}, Action: refuse,
+		ErrnoRet: errno(uint(unix.EPROTONOSUPPORT)), Args: []sandbox.SeccompArg{equal(0, unix.AF_NETLINK),
+			{Index: 2, Value: unix.NETLINK_ROUTE, Op: "SCMP_CMP_GT"}}})
 	p.Syscalls = append(p.Syscalls, sandbox.SeccompSyscall{Names: []string{"socket"}, Action: refuse,
 		ErrnoRet: errno(uint(unix.EAFNOSUPPORT)), Args: []sandbox.SeccompArg{{Index: 0, Value: unix.AF_NETLINK, Op: "SCMP_CMP_GT"}}})
 	for _, persona := range []uint64{0x0, 0x8, 0x20000, 0x20008, 0xffffffff} { // as podman's profile

@@ -66,9 +66,11 @@ author: {name: Mine, email: mine@agents.test}
 `)
 	project := "project: {name: greet}\ndefault_agent: mine\ngit: {upstream_url: " + repo + ", human_name: Ada, human_email: ada@people.test"
 	script := `
-echo "model $1"; cat /etc/mine/policy.json
+echo x 2>/dev/null > /etc/mine/policy.json && echo OVERWRITTEN
+echo "model $1"; cat /etc/mine/policy.json; echo "root $(sudo -n id -u 2>&1)"
 sudo -n sh -c 'echo x > /etc/mine/policy.json' 2>/dev/null && echo OVERWRITTEN
 sudo -n umount /etc/mine/policy.json 2>/dev/null && echo UNMOUNTED
+sudo -n touch /etc/mine/more.json 2>/dev/null && echo ADDED
 sudo -n mv /etc/mine /etc/other 2>/dev/null && echo MOVED
 git commit -q --allow-empty -m x && git log -1 --format='by %an <%ae> %cn <%ce>'
 tr -d '\n' < "$SSL_CERT_FILE"; echo; tr -d '\n' < "$NODE_EXTRA_CA_CERTS"`
@@ -82,17 +84,17 @@ tr -d '\n' < "$SSL_CERT_FILE"; echo; tr -d '\n' < "$NODE_EXTRA_CA_CERTS"`
 		}
 		tr.file("config/terok/projects/greet/project.yml", project+end)
 		args := []string{"task", "run", "greet", "-p", script, "--model", "big-1"}
-		policy := `{"ask":false}`
+		policy, root := `{"ask":false}`, "root 0\n"
 		if mode == "human" {
-			args, policy = append(args, "--restricted"), `{"ask":true}`
+			args, policy, root = append(args, "--restricted"), `{"ask":true}`, "root sudo: "
 		}
 		out, _ := tr.run(0, repo, args...)
-		for _, line := range []string{"model big-1\n", policy + "\n", "by " + want + "\n"} {
+		for _, line := range []string{"model big-1\n", policy + "\n", root, "by " + want + "\n"} {
 			if !strings.Contains(out, line) {
 				t.Errorf("authorship %q: no %q in\n%s", mode, line, tail(out))
 			}
 		}
-		for _, bad := range []string{"OVERWRITTEN", "UNMOUNTED", "MOVED"} {
+		for _, bad := range []string{"OVERWRITTEN", "UNMOUNTED", "MOVED", "ADDED"} {
 			if strings.Contains(out, bad) {
 				t.Errorf("root of the container changed the administrative settings: %s", bad)
 			}
