@@ -69,7 +69,7 @@ func TestAdoption(t *testing.T) {
 		if after.Worker.Seccomp != 2 {
 			t.Error("the new worker has no seccomp filter")
 		}
-		rules := r.OK(t, "shield", "status", name, "--rules")
+		rules := r.OK(t, "shield", "rules", name)
 		for _, rule := range []string{"+a.test", "+live.test:443"} {
 			if !strings.Contains(rules, rule) {
 				t.Errorf("%s is gone: %s", rule, rules)
