@@ -28,8 +28,19 @@ var (
 func helloComplete(b []byte) (bool, error) {
 	var msg []byte // first 4 bytes of the handshake message
 	have := 0
-	if len(b) > 0 && b[0] != recordHandshake || len(b) > 1 && b[1] != 3 {
+	switch {
+	case len(b) > 0 && b[0] != recordHandshake:
 		return false, errNotTLS
+	case len(b) > 1 && b[1] != 3:
+		// No client of ours writes another major version, but some servers take it, those that are
+		// written in Go among them: what reads as a ClientHello must not pass as something else.
+		if len(b) > 5 && b[5] == clientHelloType {
+			return false, errHelloBad
+		}
+		if len(b) > 5 {
+			return false, errNotTLS
+		}
+		return false, nil
 	}
 	for len(b) > 0 {
 		// From here on it is TLS, and never "something else": a later oddity that a lenient server

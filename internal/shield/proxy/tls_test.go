@@ -218,6 +218,36 @@ func TestStartsOfTLS(t *testing.T) {
 	}
 }
 
+// TestOtherMajorVersions: a ClientHello whose record has another major version is one to a lenient
+// server, so its name must not escape judgement where TLS is not required.
+func TestOtherMajorVersions(t *testing.T) {
+	hello := clientHello(t, "b.test")
+	for major := range 256 {
+		hello[1] = byte(major)
+		_, err := helloName(hello)
+		whole, framing := helloComplete(hello)
+		if err == nil && !whole && !errors.Is(framing, errHelloBad) {
+			t.Errorf("%d: crypto/tls takes it, the framing says %v", major, framing)
+		}
+	}
+	r := newRig(t, []string{"+a.test:2222"})
+	got := make(chan int, 1)
+	r.serve(addrA+":2222", func(c *net.TCPConn) {
+		b, _ := io.ReadAll(c)
+		got <- len(b)
+	})
+	hello[1] = 13
+	c := r.dial("a.test:2222")
+	c.Write(hello)
+	c.CloseWrite()
+	if b, _ := io.ReadAll(c); len(b) == 0 || b[0] != 21 {
+		t.Errorf("answered %q", b)
+	}
+	if n := <-got; n != 0 {
+		t.Errorf("the server got %d bytes", n)
+	}
+}
+
 func chop(b []byte, n int) (out [][]byte) {
 	size := len(b)/n + 1
 	for len(b) > 0 {
