@@ -221,9 +221,11 @@ func FuzzParseUpstream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		u, err := store.ParseUpstream(s)
-		// "helper::address" begins a remote helper (gitremote-helpers(7)); "host:a::b" is a path.
-		helper, _, _ := strings.Cut(u.URL, "::")
-		if err == nil && (strings.HasPrefix(u.URL, "-") || len(helper) < len(u.URL) && !strings.ContainsAny(helper, ":/@[")) {
+		// "helper::address" starts a program (gitremote-helpers(7)), when the first part has the
+		// characters of a URL's scheme; "host:a::b" and "my_host::b" are ssh.
+		helper, _, found := strings.Cut(u.URL, "::")
+		const scheme = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-."
+		if err == nil && (strings.HasPrefix(u.URL, "-") || found && strings.Trim(helper, scheme) == "") {
 			t.Fatalf("%q → %+v", s, u)
 		}
 	})
