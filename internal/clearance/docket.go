@@ -438,7 +438,11 @@ func (d *Docket) finish(e *entry, s control.RequestState) {
 	for w := range e.waiters {
 		d.release(e, w)
 	}
-	close(e.decided)
+	select {
+	case <-e.decided:
+	default:
+		close(e.decided)
+	}
 	d.closed = append(d.closed, e)
 	if over := len(d.closed) - maxClosed; over > 0 {
 		for _, old := range d.closed[:over] {

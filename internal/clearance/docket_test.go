@@ -185,6 +185,16 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// ended waits for the end of a hold.
+func ended(t testing.TB, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the connection still waits")
+	}
+}
+
 // TestDedup: spec tests 51 and 63; five hundred at once are one request with an exact count.
 func TestDedup(t *testing.T) {
 	r := newRig(t, time.Minute)
@@ -458,7 +468,7 @@ func TestHoldBounds(t *testing.T) {
 		return done
 	}
 	r := newRig(t, 30*time.Second)
-	<-hold(r, t.Context()) // nobody can answer
+	ended(t, hold(r, t.Context())) // nobody can answer
 	if r.canAsk {
 		t.Error("asks without anybody who could answer")
 	}
@@ -475,7 +485,7 @@ func TestHoldBounds(t *testing.T) {
 		t.Error("released early")
 	}
 	r.advance(time.Millisecond)
-	<-done
+	ended(t, done)
 	done = hold(r, t.Context())
 	eventually(t, "held", held(1))
 	stop()
@@ -484,7 +494,7 @@ func TestHoldBounds(t *testing.T) {
 		t.Error("released while another could answer")
 	}
 	second()
-	<-done
+	ended(t, done)
 	if r.canAsk || r.one().Held != 0 {
 		t.Error("asks after the last has gone")
 	}
@@ -494,13 +504,13 @@ func TestHoldBounds(t *testing.T) {
 	done = hold(r, ctx)
 	eventually(t, "held", held(1))
 	cancel()
-	<-done
+	ended(t, done)
 	if r.one().Held != 0 || r.one().Count != 4 {
 		t.Errorf("%+v", r.one())
 	}
 	none := newRig(t, 0)
 	defer none.Answer()()
-	<-hold(none, t.Context())
+	ended(t, hold(none, t.Context()))
 	if none.one().Count != 1 {
 		t.Error("not counted")
 	}

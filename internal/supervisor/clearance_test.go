@@ -226,3 +226,20 @@ func FuzzAskBody(f *testing.F) {
 type deadlines struct{ *httptest.ResponseRecorder }
 
 func (deadlines) SetReadDeadline(time.Time) error { return nil }
+
+// TestRevokeIsExact: undo takes away the very rule that its verdict made, not one of the same text
+// or of the same hand.
+func TestRevokeIsExact(t *testing.T) {
+	r := newRules(bundle(t), false)
+	for host, source := range map[string]string{"a.test": "one", "b.test": "two"} {
+		if _, err := r.grant("+"+host, time.Time{}, source); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.revoke("+a.test", "two"); err == nil || !allowed(r, "a.test") || !allowed(r, "b.test") {
+		t.Errorf("%v: a rule of another source, or another rule of the source, is gone", err)
+	}
+	if err := r.revoke("+a.test", "one"); err != nil || allowed(r, "a.test") || !allowed(r, "b.test") {
+		t.Errorf("%v", err)
+	}
+}

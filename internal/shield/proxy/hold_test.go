@@ -63,7 +63,12 @@ func TestHoldIsBoundedAndOpensByRuleOnly(t *testing.T) {
 			}
 		}()
 	}
-	refused := <-got
+	var refused int
+	select {
+	case refused = <-got:
+	case <-time.After(patient):
+		t.Fatal("no connection was refused when its wait ended")
+	}
 	r.setRules("+a.test:443")
 	a.release <- struct{}{}
 	allowed := c1
