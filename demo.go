@@ -179,7 +179,7 @@ func (d *demonstration) work(ctx context.Context, _ DemoOptions) error {
 	if d.task, err = d.app.FindTask(v.Project, v.ID); err != nil {
 		return err
 	}
-	for _, l := range d.app.Headline(d.task) {
+	for _, l := range d.app.Headline(d.task, false) {
 		d.line("%s", l)
 	}
 	sum, err := d.app.FollowTask(ctx, d.task, true, &indent{w: d.out, bol: true}, false)

@@ -65,8 +65,9 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// Headline says what was started, in two lines.
-func (a *App) Headline(t *task.Task) []string {
+// Headline says what was started, in two lines. With attached, the caller's terminal is where
+// requests for the rest are answered.
+func (a *App) Headline(t *task.Task, attached bool) []string {
 	first := t.Ref() + " · branch " + t.Branch
 	if t.Start != "" {
 		first += fmt.Sprintf(" · from %s@%.7s", firstOf(t.Base, "commit"), t.Start)
@@ -76,6 +77,7 @@ func (a *App) Headline(t *task.Task) []string {
 		return []string{first}
 	}
 	var open []string
+	rest := "is refused"
 	if f.Vault != nil {
 		for _, g := range f.Vault.Grants {
 			open = append(open, g.Route.Host+" through the vault")
@@ -83,6 +85,9 @@ func (a *App) Headline(t *task.Task) []string {
 	}
 	if data, err := os.ReadFile(sandbox.PolicyPath(t.Dir(a.Roots))); err == nil {
 		doc, _ := policy.DecodeDocument(data)
+		if attached && doc.Settings.Ask {
+			rest = "asks you (Ctrl-q)"
+		}
 		for _, r := range doc.Rules {
 			if r.Allows() {
 				open = append(open, strings.TrimPrefix(r.Text, "+"))
@@ -90,9 +95,9 @@ func (a *App) Headline(t *task.Task) []string {
 		}
 	}
 	if len(open) == 0 {
-		return []string{first, "network: everything is refused"}
+		return []string{first, "network: everything " + rest}
 	}
-	return []string{first, "network: " + strings.Join(open, ", ") + "; everything else is refused"}
+	return []string{first, "network: " + strings.Join(open, ", ") + "; everything else " + rest}
 }
 
 // FollowTask renders what the agent did and says, with follow until it ends. The summary is what

@@ -210,7 +210,7 @@ func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 		return err
 	}
 	if !e.quiet {
-		for _, line := range e.app.Headline(t) {
+		for _, line := range e.app.Headline(t, !detach && !req.Headless) {
 			fmt.Fprintln(e.err, line)
 		}
 	}
