@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,18 +31,6 @@ const (
 	muteFor      = time.Hour        // ChoiceDeny
 	publishEvery = 500 * time.Millisecond
 )
-
-// Target is what a request is about, exactly.
-type Target struct {
-	Host  string // lower-case A-label name without trailing dot, or an address
-	Port  uint16
-	Proto string // "tcp" or "udp"
-}
-
-// String returns host:port/proto.
-func (t Target) String() string {
-	return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port))) + "/" + t.Proto
-}
 
 // Attempt is one connection, or one question of an agent, that no rule allows.
 type Attempt struct {
@@ -213,14 +200,6 @@ func (d *Docket) note(a Attempt) (e *entry, fresh bool) {
 	return e, true
 }
 
-// exact tells whether there is a rule about this target and no other: what is spelled in another
-// way than rules are must not become a request under a name that means something else.
-func (t Target) exact() bool {
-	text, _ := Rule(control.ChoiceTask, t, time.Time{})
-	rule, err := policy.ParseRule(text, policy.Session, "")
-	return err == nil && rule.Target() == t.Host
-}
-
 // identify fills in the process of a new request. It runs without the lock: it reads /proc.
 func (d *Docket) identify(e *entry, a Attempt) {
 	if a.Process == nil {
@@ -295,48 +274,6 @@ func (d *Docket) hash(e *entry) string {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-// choices are those that make a valid rule, the usual one first.
-func (d *Docket) choices(t Target) []control.Choice {
-	out := []control.Choice{control.ChoiceTask, control.ChoiceDeny, control.ChoiceOnce}
-	if d.cfg.Project != "" {
-		out = append(out, control.ChoiceProject)
-	}
-	// Not for an address, and not where anybody can own a name below.
-	if rule, _ := Rule(control.ChoiceDomain, t, time.Time{}); rule != "" {
-		if _, err := policy.ParseRule(rule, policy.Session, ""); err == nil {
-			out = append(out, control.ChoiceDomain)
-		}
-	}
-	return append(out, control.ChoiceDenyAlways)
-}
-
-// Rule is the session rule that a choice about a target means, and its end (zero: none). It is ""
-// for a choice that the target does not have.
-func Rule(c control.Choice, t Target, now time.Time) (rule string, expires time.Time) {
-	host, port := t.Host, ":"+strconv.Itoa(int(t.Port))
-	a, err := netip.ParseAddr(host)
-	address := err == nil
-	if address && a.Is6() {
-		host = "[" + host + "]"
-	}
-	proto := "/" + t.Proto
-	switch c {
-	case control.ChoiceOnce:
-		return "+" + host + port + proto, now.Add(onceFor)
-	case control.ChoiceTask, control.ChoiceProject:
-		return "+" + host + port + proto, time.Time{}
-	case control.ChoiceDomain:
-		if !address {
-			return "+." + host + port + proto, time.Time{}
-		}
-	case control.ChoiceDeny:
-		return "-" + host + port + proto, now.Add(muteFor)
-	case control.ChoiceDenyAlways:
-		return "-" + host + port + proto, time.Time{}
-	}
-	return "", time.Time{}
 }
 
 // Requests lists the requests: open ones first, oldest first, then those that were decided or
@@ -520,75 +457,4 @@ func (d *Docket) poke() {
 	case d.wake <- struct{}{}:
 	default:
 	}
-}
-
-// Sweep ends what its time has come for, and returns when to call it again; the zero time means
-// not before something changes.
-func (d *Docket) Sweep() (next time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.cfg.Now()
-	soon := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
-	live := slices.Collect(maps.Values(d.open))
-	if d.flood != nil {
-		live = append(live, d.flood)
-	}
-	for _, e := range live {
-		if e.r.State == control.RequestOpen && !now.Before(e.r.ExpiresAt) {
-			d.finish(e, control.RequestExpired)
-			continue
-		}
-		for w := range e.waiters {
-			if !now.Before(w.deadline) {
-				d.release(e, w)
-				d.touch(e)
-			} else {
-				soon(w.deadline)
-			}
-		}
-		switch due := e.published.Add(publishEvery); {
-		case !e.dirty:
-		case !now.Before(due):
-			d.publish(e)
-		default:
-			soon(due)
-		}
-		soon(e.r.ExpiresAt)
-	}
-	return next
-}
-
-// Run calls Sweep in time until ctx ends.
-func (d *Docket) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.wake:
-		case <-timer.C:
-		}
-		if next := d.Sweep(); next.IsZero() {
-			timer.Stop()
-		} else {
-			// Wall clock: at least every minute, since timers stop in suspend.
-			timer.Reset(min(max(next.Sub(d.cfg.Now()), time.Millisecond), time.Minute))
-		}
-	}
-}
-
-// PolicyRequest is a target as policy takes it.
-func PolicyRequest(t Target, now time.Time) policy.Request {
-	r := policy.Request{Port: t.Port, Proto: t.Proto, Now: now}
-	if a, err := netip.ParseAddr(t.Host); err == nil {
-		r.Addr = a.Unmap().WithZone("")
-	} else {
-		r.Name = t.Host
-	}
-	return r
 }
