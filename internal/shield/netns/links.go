@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -111,4 +113,29 @@ func address(l netlink.Link, ip string, prefix, bits int, gateway string) error 
 		return fmt.Errorf("set the default route via %s: %w", gateway, err)
 	}
 	return nil
+}
+
+// ownAddress waits until the container's IPv6 address leads to the container itself. The kernel
+// adds that route from a work queue, after the call that gave the address has returned (addrconf.c);
+// until then an answer of our listeners would leave by the pair and be rejected.
+func ownAddress() error {
+	f, err := notices(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		return fmt.Errorf("watch routes: %w", err)
+	}
+	defer f.Close()
+	if err := f.SetReadDeadline(time.Now().Add(settleTime)); err != nil {
+		return err
+	}
+	for {
+		routes, err := netlink.RouteGet(net.ParseIP(sandbox.GuestAddr6))
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if _, err := f.Read(make([]byte, 64)); errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("%s has no route to itself within %s", sandbox.GuestAddr6, settleTime)
+		} else if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+	}
 }

@@ -171,20 +171,22 @@ func TestDatagrams(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer pc.Close()
-		pc.SetDeadline(time.Now().Add(5 * time.Second))
+		pc.SetDeadline(time.Now().Add(30 * time.Second))
 		c, err := net.Dial("udp", fam.resolver)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		c.Write([]byte("query"))
 		buf := make([]byte, 16)
 		n, from, err := pc.ReadFrom(buf)
 		if err != nil || string(buf[:n]) != "query" {
 			t.Fatalf("%s: %q, %v", fam.resolver, buf[:n], err)
 		}
-		pc.WriteTo([]byte("answer"), from)
+		if _, err := pc.WriteTo([]byte("answer"), from); err != nil {
+			t.Errorf("answer to %s: %v", from, err)
+		}
 		// The connected socket takes it only when it seems to come from the resolver asked.
 		if n, err = c.Read(buf); err != nil || string(buf[:n]) != "answer" {
 			t.Errorf("%s: answer %q, %v", fam.resolver, buf[:n], err)
@@ -195,7 +197,7 @@ func TestDatagrams(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer o.Close()
-		o.SetDeadline(time.Now().Add(2 * time.Second))
+		o.SetDeadline(time.Now().Add(30 * time.Second))
 		_, err = o.Write([]byte("x"))
 		if err == nil {
 			_, err = o.Read(buf)

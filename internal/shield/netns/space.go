@@ -132,6 +132,9 @@ func (s *Space) Setup() (*Inside, error) {
 		if err = loadTable(in.Ports); err == nil {
 			err = verifyTable(in.Ports)
 		}
+		if err == nil && v6 {
+			err = ownAddress()
+		}
 		if err != nil {
 			for _, f := range in.Files() {
 				f.Close()
