@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"terok/internal/problem"
@@ -54,7 +55,7 @@ const MaxPrompt = 4 << 20
 const MaxOpening = 100 << 10
 
 // modelName is what may be handed to an agent as a model's name; it never looks like an option.
-var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,127}$`)
+var modelName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,127}$`) })
 
 // Check reports what of a launch the agent cannot do: a Problem of exit 2.
 func (a *Agent) Check(l Launch) error {
@@ -86,7 +87,7 @@ func (a *Agent) Check(l Launch) error {
 	if len(a.Spec.Model) == 0 {
 		return problem.New("agent_no_model", problem.Usage, "%s has no choice of models", a.Name).WithHint("leave --model out")
 	}
-	if !modelName.MatchString(l.Model) {
+	if !modelName().MatchString(l.Model) {
 		return problem.New("bad_model", problem.Usage, "%q is not a model's name", text.Line(l.Model, 80)).WithHint("e.g. --model sonnet")
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"terok/internal/config"
 	"terok/internal/problem"
@@ -74,14 +75,14 @@ func files(dir string, fn func(name, path string)) error {
 }
 
 var (
-	entryName  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	entryName  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
 	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 )
 
 // badName is the error of a file whose stem cannot be an entry's name, nil for a good one.
 func badName(name, path string) error {
-	if entryName.MatchString(name) {
+	if entryName().MatchString(name) {
 		return nil
 	}
 	return problem.New("config_invalid", problem.Usage, "%s: the file's name must be an entry's name: a lower-case letter, then at most 31 letters, digits and hyphens, then .yml", path)
@@ -176,7 +177,7 @@ func (f *agentFile) Validate() []config.FieldError {
 		}
 	}
 	for i, p := range f.Providers {
-		if !entryName.MatchString(p) {
+		if !entryName().MatchString(p) {
 			bad(fmt.Sprintf("providers[%d]", i), "%q is not a provider's name", p)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"terok/internal/config"
 	"terok/internal/sandbox"
@@ -36,7 +37,9 @@ type providerFile struct {
 	KeyURL       string            `yaml:"key_url"`
 }
 
-var hostName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var hostName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+})
 
 // framing are headers that say where a request goes or ends; a credential in one would let the
 // vault's front be talked into another request than the one it judged.
@@ -48,7 +51,7 @@ func (f *providerFile) Validate() []config.FieldError {
 	bad := func(path, format string, args ...any) {
 		errs = append(errs, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
 	}
-	if _, err := netip.ParseAddr(f.Host); err == nil || len(f.Host) > 253 || !hostName.MatchString(f.Host) {
+	if _, err := netip.ParseAddr(f.Host); err == nil || len(f.Host) > 253 || !hostName().MatchString(f.Host) {
 		bad("host", "must be a lower-case host name with a dot: the container's connections are judged by name")
 	}
 	if f.Port < 1 || f.Port > 65535 {

@@ -20,7 +20,7 @@ const (
 var initLine = regexp.MustCompile(`(?m)^init (\S+) @\S+ ms, (\S+) ms clock`)
 
 // TestInitIsCheap: every start of the program pays for every package, and the hook is on the
-// way of each container start. The median of several runs counts, since the machine is shared.
+// way of each container start. The least of several runs counts, since the machine is shared.
 func TestInitIsCheap(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "terok")
 	build := exec.Command("go", "build", "-o", bin, "terok/cmd/terok")
@@ -49,12 +49,13 @@ func TestInitIsCheap(t *testing.T) {
 	}
 	for pkg, runs := range cost {
 		slices.Sort(runs)
-		median := runs[len(runs)/2]
-		if median > maxInit {
-			t.Errorf("the init of %s takes %.2f ms (%v): at most %.1f ms", pkg, median, runs, maxInit)
+		// The least of many: a loaded machine only adds.
+		least := runs[0]
+		if least > maxInit {
+			t.Errorf("the init of %s takes %.2f ms (%v): at most %.1f ms", pkg, least, runs, maxInit)
 		}
-		if median > maxInit/4 {
-			t.Logf("%s: %.2f ms", pkg, median)
+		if least > maxInit/4 {
+			t.Logf("%s: %.2f ms", pkg, least)
 		}
 	}
 }

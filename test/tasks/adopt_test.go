@@ -51,7 +51,11 @@ func TestAdoptedAgentGoesOn(t *testing.T) {
 	}
 	var adopted struct{ Complete bool }
 	tr.decode(&adopted, "", "shield", "adopt", ref)
-	tr.decode(&st, "", "shield", "status", ref)
+	// The new worker asks for the vault's session on its own; nothing waits for that.
+	tr.wait(30*time.Second, "the vault is there again", func() bool {
+		tr.decode(&st, "", "shield", "status", ref)
+		return st.Vault == "unlocked"
+	})
 	if !adopted.Complete || st.Posture != "up" || !st.Adopted || st.Waiting || st.Vault != "unlocked" {
 		t.Errorf("complete %v, %+v", adopted.Complete, st)
 	}
