@@ -267,7 +267,7 @@ func TestEventsTell(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, log)
 		}
 	}
-	if o := r.Podman(t, "exec", r.Container(name), "/run/terok/bin/terok", "guest", "why", "b.test"); o.Code != 1 || !strings.Contains(o.Stdout, "deny") {
+	if o := r.Podman(t, "exec", r.Container(name), "/run/terok/bin/terok", "guest", "why", "b.test"); o.Code != 1 || !strings.Contains(o.Stdout, "b.test:443 is closed: no rule allows it") {
 		t.Errorf("guest why: %d %s", o.Code, o.Stdout)
 	}
 }
