@@ -1,0 +1,84 @@
+package front
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"terok/internal/vault/keyholder"
+)
+
+// answer writes a refusal in the shape that the provider's own clients understand.
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, rt *route, x *exchange, ref *refusal) {
+	x.status, x.reason = ref.status, ref.code
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Terok-Broker", ref.code)
+	if ref.status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "15")
+	}
+	body := errorBody(rt.Provider == "anthropic" || r.Header.Get("Anthropic-Version") != "", ref)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(ref.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body)
+	}
+}
+
+func errorBody(anthropic bool, ref *refusal) []byte {
+	kind := "invalid_request_error"
+	switch ref.status {
+	case http.StatusForbidden:
+		kind = "permission_error"
+	case http.StatusNotFound:
+		kind = "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		kind = "request_too_large"
+	case http.StatusTooManyRequests:
+		kind = "rate_limit_error"
+	case http.StatusServiceUnavailable:
+		kind = "overloaded_error"
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		kind = "api_error"
+	}
+	message := "terok: " + ref.message
+	var v any = map[string]any{"error": map[string]any{"message": message, "type": kind, "param": nil, "code": ref.code}}
+	if anthropic {
+		v = map[string]any{"type": "error", "error": map[string]any{"type": kind, "message": message}}
+	}
+	body, err := json.Marshal(v)
+	if err != nil { // strings always encode
+		return []byte("{}")
+	}
+	return body
+}
+
+func credentialRefusal(rt *route, err error) *refusal {
+	switch {
+	case errors.Is(err, keyholder.ErrLocked):
+		return refuse(http.StatusServiceUnavailable, "vault_locked", "the vault is locked; a person must run on the host: terok vault unlock")
+	case errors.Is(err, keyholder.ErrNoCredential), errors.Is(err, keyholder.ErrNotGranted):
+		return refuse(http.StatusForbidden, "credential_missing", "no credential is stored for "+rt.Provider+"; a person must run on the host: terok auth "+rt.Provider)
+	}
+	return refuse(http.StatusServiceUnavailable, "vault_unavailable", "the vault does not answer; a person can look on the host: terok vault status")
+}
+
+// upstreamRefusal says what went wrong between the host and the provider, without addresses.
+func upstreamRefusal(err error) *refusal {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var verify *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
+		return refuse(http.StatusBadGateway, "upstream_tls", "the provider's certificate is not trusted")
+	case errors.Is(err, context.DeadlineExceeded):
+		return refuse(http.StatusGatewayTimeout, "upstream_timeout", "the provider did not answer in time")
+	}
+	return refuse(http.StatusBadGateway, "upstream_unreachable", "the provider cannot be reached from the host")
+}

@@ -1,0 +1,45 @@
+package front
+
+import (
+	"net/http"
+	"strings"
+)
+
+// dropped are the request headers that end here: hop by hop, forwarding claims, and those that
+// would make a response that cannot be scrubbed.
+var dropped = map[string]bool{
+	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true,
+	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Content-Length": true,
+	"Expect": true, "Accept-Encoding": true, "Range": true, "If-Range": true, "Forwarded": true,
+	"Via": true, "X-Real-Ip": true, "Http2-Settings": true, "Alt-Used": true, "Cookie": true,
+}
+
+// outHeader copies what may go upstream and adds the credential last, so that nothing the client
+// names in Connection can take it away again.
+func (rt *route) outHeader(in http.Header, key *armed) http.Header {
+	out := make(http.Header, len(in)+2)
+	for name, values := range in {
+		if !dropped[name] && !strings.HasPrefix(name, "X-Forwarded-") {
+			out[name] = values
+		}
+	}
+	for _, v := range in["Connection"] {
+		for _, name := range strings.Split(v, ",") {
+			delete(out, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	for _, name := range rt.accepted {
+		delete(out, name)
+	}
+	if out["User-Agent"] == nil {
+		out["User-Agent"] = noUserAgent // net/http would add its own
+	}
+	out["Accept-Encoding"] = identityEncoding
+	out[rt.accepted[0]] = key.header
+	return out
+}
+
+var (
+	noUserAgent      = []string{""}
+	identityEncoding = []string{"identity"}
+)
