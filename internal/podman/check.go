@@ -227,6 +227,8 @@ func explainInfo(err error) error {
 		hint = "sudo apt install uidmap   (newuidmap and newgidmap)"
 	case strings.Contains(s, "subuid") || strings.Contains(s, "subgid"):
 		hint = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER && podman system migrate"
+	case strings.Contains(s, "pause process"):
+		hint = "podman system migrate   (podman's own process was killed; your containers stay)"
 	case strings.Contains(s, "cannot clone") || strings.Contains(s, "user namespaces"):
 		hint = "sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=28633"
 	default:
