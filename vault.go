@@ -217,7 +217,7 @@ func (a *App) AuthKey(ctx context.Context, name, scope string, key []byte) (prov
 		return "", false, err
 	}
 	defer c.Close()
-	replaced, err = c.Put(ctx, scope, p.Name, keyholder.Secret{Kind: "api_key", Value: trimmed})
+	replaced, err = c.Put(ctx, Credential{Scope: scope, Provider: p.Name, Kind: "api_key", State: "unverified"}, keyholder.Secrets{Secret: trimmed})
 	if err != nil {
 		return "", false, a.vaultProblem(err)
 	}
@@ -265,7 +265,7 @@ func (a *App) AuthRemove(ctx context.Context, name, scope string) (provider stri
 		return "", err
 	}
 	defer c.Close()
-	if err := c.Delete(ctx, scope, p.Name); err != nil {
+	if err := c.Delete(ctx, scope, p.Name, ""); err != nil {
 		if errors.Is(err, keyholder.ErrNoCredential) {
 			return "", problem.New("credential_missing", problem.NotFound, "no %s credential is stored for %s", scope, p.Name).WithHint("terok auth --list")
 		}

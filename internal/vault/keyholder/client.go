@@ -137,19 +137,28 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 
 // Put stores a credential and reports whether it replaced one. It takes effect for the next
 // request of every task that is granted it.
-func (c *Client) Put(ctx context.Context, scope, provider string, s Secret) (replaced bool, err error) {
-	resp, err := c.call(ctx, Request{Op: OpPut, Scope: scope, Provider: provider, Kind: s.Kind, Secret: s.Value})
+func (c *Client) Put(ctx context.Context, cred Credential, s Secrets) (replaced bool, err error) {
+	resp, err := c.call(ctx, Request{Op: OpPut, Credential: &cred, Secret: s.Secret, Refresh: s.Refresh, IDToken: s.IDToken})
 	return resp.Replaced, err
 }
 
-// List describes the stored credentials.
+// List describes the stored credentials, by scope, provider and account.
 func (c *Client) List(ctx context.Context) ([]Credential, error) {
-	resp, err := c.call(ctx, Request{Op: OpList})
-	return resp.Credentials, err
+	var list []Credential
+	for {
+		resp, err := c.call(ctx, Request{Op: OpList, After: len(list)})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, resp.Credentials...)
+		if !resp.More || len(resp.Credentials) == 0 {
+			return list, nil
+		}
+	}
 }
 
-// Delete removes a credential; ErrNoCredential when there is none.
-func (c *Client) Delete(ctx context.Context, scope, provider string) error {
-	_, err := c.call(ctx, Request{Op: OpDelete, Scope: scope, Provider: provider})
+// Delete removes a credential; ErrNoCredential when there is none. An empty account is "default".
+func (c *Client) Delete(ctx context.Context, scope, provider, account string) error {
+	_, err := c.call(ctx, Request{Op: OpDelete, Scope: scope, Provider: provider, Account: account})
 	return err
 }

@@ -220,7 +220,7 @@ func (s *Session) Credential(ctx context.Context, provider string) (Secret, erro
 		if err := resp.err(); err != nil {
 			return Secret{}, err
 		}
-		secret := Secret{Kind: resp.Kind, Value: resp.Secret}
+		secret := Secret{Kind: resp.Kind, Value: resp.Secret, Public: resp.Public, ExpiresAt: resp.ExpiresAt}
 		s.mu.Lock()
 		if s.gen == gen { // not invalidated while it was on its way
 			s.cache[provider] = secret

@@ -44,22 +44,42 @@ var (
 	ErrWrong        = errors.New("wrong passphrase")
 )
 
-// Secret is a credential as the front needs it. Value is shared by all who got it: never write
-// to it, and do not keep it longer than the request.
+// Secret is a credential as the front needs it. Value, Also and Public are shared by all who got
+// it: never write to them, and do not keep them longer than the request.
 type Secret struct {
-	Kind  string // "api_key"
+	Kind  string // "api_key", "oauth" or "pat"
 	Value []byte // visible ASCII, 12 bytes to 8 KiB
+	// Also holds further secrets of the credential that answers must not carry. It is empty:
+	// refresh and ID tokens stay in the keyholder, which alone talks to token endpoints, so no
+	// provider's answer to a container can hold one, and a worker that was taken over neither.
+	Also      [][]byte
+	Public    map[string]string // login, plan, account_id, …
+	ExpiresAt time.Time         // zero: never, or unknown
 }
 
-// Credential describes a stored credential without its secret.
+// Credential describes a stored credential without its secrets. Times are UTC; zero means unknown
+// or never.
 type Credential struct {
-	Scope     string    `json:"scope"`    // "shared" or "project:<name>"
-	Provider  string    `json:"provider"` // roster name
-	Kind      string    `json:"kind"`
-	Hint      string    `json:"hint"` // last four characters
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
-	Revision  uint64    `json:"revision"`
+	Scope      string            `json:"scope"`    // "shared" or "project:<name>"
+	Provider   string            `json:"provider"` // roster name
+	Account    string            `json:"account"`  // label, "default" when nobody chose one
+	Kind       string            `json:"kind"`     // api_key, oauth or pat
+	State      string            `json:"state"`    // ok, unverified, reauth_required or invalid
+	LastError  string            `json:"last_error,omitempty"`
+	Public     map[string]string `json:"public,omitempty"` // login, plan, scopes, host, account_id, …
+	Hint       string            `json:"hint"`             // last four characters
+	ExpiresAt  time.Time         `json:"expires_at,omitzero"`
+	CreatedAt  time.Time         `json:"created_at"`
+	UpdatedAt  time.Time         `json:"updated_at"`
+	VerifiedAt time.Time         `json:"verified_at,omitzero"`
+	Revision   uint64            `json:"revision"`
+}
+
+// Secrets are the secret parts of a credential to store.
+type Secrets struct {
+	Secret  []byte // what goes on the wire now
+	Refresh []byte // OAuth refresh token, or nil
+	IDToken []byte // OpenID token, or nil
 }
 
 // Status is what the keyholder says of itself.
@@ -91,24 +111,33 @@ type Request struct {
 	Passphrase []byte `json:"passphrase,omitempty"`
 	Scope      string `json:"scope,omitempty"`
 	Provider   string `json:"provider,omitempty"`
-	Kind       string `json:"kind,omitempty"`
-	Secret     []byte `json:"secret,omitempty"`
-	Sandbox    string `json:"sandbox,omitempty"` // absolute path of the sandbox file
+	Account    string `json:"account,omitempty"` // "": default
+	// Credential and the three secrets are what OpPut stores; hint, times of writing and revision
+	// are the keyholder's own.
+	Credential *Credential `json:"credential,omitempty"`
+	Secret     []byte      `json:"secret,omitempty"`
+	Refresh    []byte      `json:"refresh,omitempty"`
+	IDToken    []byte      `json:"id_token,omitempty"`
+	After      int         `json:"after,omitempty"`   // OpList: skip so many
+	Sandbox    string      `json:"sandbox,omitempty"` // absolute path of the sandbox file
 }
 
 // Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
 // credentials changed, forget what is cached.
 type Response struct {
-	ID          uint64       `json:"id"`
-	Code        string       `json:"code,omitempty"` // "" is success
-	Message     string       `json:"message,omitempty"`
-	Hint        string       `json:"hint,omitempty"` // command that cures it
-	Exit        int          `json:"exit,omitempty"` // exit code of the command line, 0 is unclassified
-	Kind        string       `json:"kind,omitempty"`
-	Secret      []byte       `json:"secret,omitempty"`
-	Status      *Status      `json:"status,omitempty"`
-	Credentials []Credential `json:"credentials,omitempty"`
-	Replaced    bool         `json:"replaced,omitempty"`
+	ID          uint64            `json:"id"`
+	Code        string            `json:"code,omitempty"` // "" is success
+	Message     string            `json:"message,omitempty"`
+	Hint        string            `json:"hint,omitempty"` // command that cures it
+	Exit        int               `json:"exit,omitempty"` // exit code of the command line, 0 is unclassified
+	Kind        string            `json:"kind,omitempty"`
+	Secret      []byte            `json:"secret,omitempty"`
+	Public      map[string]string `json:"public,omitempty"`
+	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
+	Status      *Status           `json:"status,omitempty"`
+	Credentials []Credential      `json:"credentials,omitempty"`
+	More        bool              `json:"more,omitempty"` // OpList: ask again, after those that came
+	Replaced    bool              `json:"replaced,omitempty"`
 }
 
 // Codes of refusals, besides those of package store.
@@ -154,6 +183,13 @@ func (r *Response) err() error {
 		return nil
 	}
 	return &Refusal{r.Code, r.Message, r.Hint, r.Exit}
+}
+
+// Wipe overwrites the secrets of a request.
+func (r *Request) Wipe() {
+	for _, s := range [][]byte{r.Passphrase, r.Secret, r.Refresh, r.IDToken} {
+		clear(s)
+	}
 }
 
 // DecodeRequest reads one message strictly: one JSON object, no unknown fields, nothing after it.

@@ -152,8 +152,8 @@ func readSlots(dir string) (*slots, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, damaged(path, errors.New("not JSON"))
 	}
-	if head.Schema > Schema {
-		return nil, newer(path, head.Schema)
+	if head.Schema > slotsSchema {
+		return nil, newer(path, head.Schema, slotsSchema)
 	}
 	var s slots
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -165,7 +165,7 @@ func readSlots(dir string) (*slots, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum != s.Sum || s.Schema != Schema || len(s.Slots) == 0 {
+	if sum != s.Sum || s.Schema != slotsSchema || len(s.Slots) == 0 {
 		return nil, damaged(path, errors.New("its checksum is wrong"))
 	}
 	return &s, nil

@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,8 +31,11 @@ import (
 	"terok/internal/state"
 )
 
-// Schema is the version of both files that this program writes.
-const Schema = 1
+// Versions of the two files that this program writes.
+const (
+	Schema      = 2 // vault.age
+	slotsSchema = 1 // slots.json
+)
 
 // MaxPassphrase bounds a passphrase in bytes.
 const MaxPassphrase = 4096
@@ -139,8 +143,8 @@ func damaged(path string, err error) error {
 	return p.WithHint("restore %s from a backup", quote(path))
 }
 
-func newer(path string, schema int) error {
-	return problem.New(CodeNewer, problem.Newer, "%s was written by a newer terok (schema %d, this one knows %d)", path, schema, Schema).
+func newer(path string, schema, known int) error {
+	return problem.New(CodeNewer, problem.Newer, "%s was written by a newer terok (schema %d, this one knows %d)", path, schema, known).
 		WithHint("install the newer terok again")
 }
 
@@ -152,6 +156,7 @@ func sweep(dir string) {
 			_ = os.Remove(path)
 		}
 	}
+	_ = removeCopies(dir, time.Now().Add(-keepCopies))
 }
 
 func globEscape(s string) string {
@@ -162,6 +167,9 @@ func globEscape(s string) string {
 // file once vault.age is replaced, and while it is not, the deletion has not happened.
 func replaceBoth(dir string, data []byte) error {
 	if err := state.WriteFile(vaultFile(dir)+".1", data); err != nil {
+		return err
+	}
+	if err := removeCopies(dir, time.Time{}); err != nil {
 		return err
 	}
 	return state.WriteFile(vaultFile(dir), data)

@@ -43,6 +43,10 @@ func open(t testing.TB, dir string) *Vault {
 	return v
 }
 
+func key(scope, provider string, secret []byte) Credential {
+	return Credential{Scope: scope, Provider: provider, Kind: KindAPIKey, Secret: secret}
+}
+
 func wantCode(t *testing.T, err error, code string, exit int) {
 	t.Helper()
 	p := problem.Of(err)
@@ -54,17 +58,17 @@ func wantCode(t *testing.T, err error, code string, exit int) {
 func TestPutGetDelete(t *testing.T) {
 	dir := newVault(t)
 	v := open(t, dir)
-	if replaced, err := v.Put("shared", "anthropic", "api_key", []byte(secret), time.Now()); err != nil || replaced {
+	if replaced, err := v.Put(key("shared", "anthropic", []byte(secret)), time.Now()); err != nil || replaced {
 		t.Fatal(replaced, err)
 	}
-	if replaced, err := v.Put("shared", "anthropic", "api_key", []byte(secret+"2"), time.Now()); err != nil || !replaced {
+	if replaced, err := v.Put(key("shared", "anthropic", []byte(secret+"2")), time.Now()); err != nil || !replaced {
 		t.Fatal(replaced, err)
 	}
-	if _, err := v.Put("project:p", "anthropic", "api_key", []byte(secret+"3"), time.Now()); err != nil {
+	if _, err := v.Put(key("project:p", "anthropic", []byte(secret+"3")), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	v = open(t, dir) // from disk
-	c, ok, err := v.Get("shared", "anthropic")
+	c, ok, err := v.Get(Key{Scope: "shared", Provider: "anthropic"})
 	if err != nil || !ok || string(c.Secret) != secret+"2" || c.Hint != "7892" {
 		t.Fatal(c, ok, err)
 	}
@@ -72,13 +76,13 @@ func TestPutGetDelete(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].Scope != "project:p" || list[0].Secret != nil {
 		t.Fatal(list, err)
 	}
-	if found, err := v.Delete("shared", "anthropic"); err != nil || !found {
+	if found, err := v.Delete(Key{Scope: "shared", Provider: "anthropic"}); err != nil || !found {
 		t.Fatal(found, err)
 	}
-	if found, err := v.Delete("shared", "anthropic"); err != nil || found {
+	if found, err := v.Delete(Key{Scope: "shared", Provider: "anthropic"}); err != nil || found {
 		t.Fatal(found, err)
 	}
-	if _, ok, _ := open(t, dir).Get("shared", "anthropic"); ok {
+	if _, ok, _ := open(t, dir).Get(Key{Scope: "shared", Provider: "anthropic"}); ok {
 		t.Error("still there")
 	}
 	for _, path := range []string{vaultFile(dir), slotsFile(dir), vaultFile(dir) + ".1"} {
@@ -101,11 +105,11 @@ func TestPutRefuses(t *testing.T) {
 	v := open(t, newVault(t))
 	for _, tt := range []struct{ scope, provider, kind, secret string }{
 		{"other", "anthropic", "api_key", secret}, {"project:../x", "anthropic", "api_key", secret}, {"project:%host", "anthropic", "api_key", secret},
-		{"shared", "An thropic", "api_key", secret}, {"shared", "", "api_key", secret}, {"shared", "anthropic", "oauth", secret},
+		{"shared", "An thropic", "api_key", secret}, {"shared", "", "api_key", secret}, {"shared", "anthropic", "token", secret},
 		{"shared", "anthropic", "api_key", "short"}, {"shared", "anthropic", "api_key", "has a space in it"},
 		{"shared", "anthropic", "api_key", "new\nline-in-it-0"}, {"shared", "anthropic", "api_key", strings.Repeat("a", MaxSecret+1)},
 	} {
-		_, err := v.Put(tt.scope, tt.provider, tt.kind, []byte(tt.secret), time.Now())
+		_, err := v.Put(Credential{Scope: tt.scope, Provider: tt.provider, Kind: tt.kind, Secret: []byte(tt.secret)}, time.Now())
 		if p := problem.Of(err); err == nil || p.Exit != problem.Usage || len(tt.secret) > 5 && strings.Contains(p.Message, tt.secret) {
 			t.Errorf("%+v: %v", tt, err)
 		}
@@ -114,7 +118,7 @@ func TestPutRefuses(t *testing.T) {
 
 func TestWaysToFailAreToldApart(t *testing.T) {
 	dir := newVault(t)
-	if _, err := open(t, dir).Put("shared", "anthropic", "api_key", []byte(secret), time.Now()); err != nil {
+	if _, err := open(t, dir).Put(key("shared", "anthropic", []byte(secret)), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("wrong passphrase", func(t *testing.T) {
@@ -174,7 +178,7 @@ func TestWaysToFailAreToldApart(t *testing.T) {
 	t.Run("newer document", func(t *testing.T) {
 		c := copyVault(t, dir)
 		v := open(t, c)
-		data, err := encrypt(bytes.Replace(bytes.Clone(v.plain.bytes()), []byte(`"schema":1`), []byte(`"schema":9,"x":1`), 1), v.recipient)
+		data, err := encrypt(bytes.Replace(bytes.Clone(v.plain.bytes()), []byte(`"schema":2`), []byte(`"schema":9,"x":1`), 1), v.recipient)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +286,7 @@ func TestDamageHintsAtTheGenerationBefore(t *testing.T) {
 	dir := newVault(t)
 	v := open(t, dir)
 	for i := range 2 {
-		if _, err := v.Put("shared", "anthropic", "api_key", fmt.Appendf(nil, "%s%d", secret, i), time.Now()); err != nil {
+		if _, err := v.Put(key("shared", "anthropic", fmt.Appendf(nil, "%s%d", secret, i)), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -293,7 +297,7 @@ func TestDamageHintsAtTheGenerationBefore(t *testing.T) {
 	}
 	data, _ := os.ReadFile(vaultFile(dir) + ".1")
 	os.WriteFile(vaultFile(dir), data, 0o600)
-	if c, ok, err := open(t, dir).Get("shared", "anthropic"); err != nil || !ok || string(c.Secret) != secret+"0" {
+	if c, ok, err := open(t, dir).Get(Key{Scope: "shared", Provider: "anthropic"}); err != nil || !ok || string(c.Secret) != secret+"0" {
 		t.Error(c, ok, err)
 	}
 }
@@ -304,11 +308,11 @@ func TestDeletedIsInNoGeneration(t *testing.T) {
 	dir := newVault(t)
 	v := open(t, dir)
 	for _, provider := range []string{"anthropic", "openai"} {
-		if _, err := v.Put("shared", provider, "api_key", []byte(secret+provider), time.Now()); err != nil {
+		if _, err := v.Put(key("shared", provider, []byte(secret+provider)), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if found, err := v.Delete("shared", "anthropic"); err != nil || !found {
+	if found, err := v.Delete(Key{Scope: "shared", Provider: "anthropic"}); err != nil || !found {
 		t.Fatal(found, err)
 	}
 	v.Close()
@@ -328,10 +332,10 @@ func TestDeletedIsInNoGeneration(t *testing.T) {
 			t.Fatal(err)
 		}
 		v := open(t, c)
-		if _, ok, err := v.Get("shared", "anthropic"); ok || err != nil {
+		if _, ok, err := v.Get(Key{Scope: "shared", Provider: "anthropic"}); ok || err != nil {
 			t.Errorf("%s still holds the deleted key (%v)", filepath.Base(file), err)
 		}
-		if _, ok, err := v.Get("shared", "openai"); !ok || err != nil {
+		if _, ok, err := v.Get(Key{Scope: "shared", Provider: "openai"}); !ok || err != nil {
 			t.Errorf("%s lost another key: %v", filepath.Base(file), err)
 		}
 	}
@@ -372,7 +376,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		for i := 0; ; i++ {
-			if _, err := v.Put("shared", "anthropic", "api_key", fmt.Appendf(nil, "secret-%08d", i), time.Now()); err != nil {
+			if _, err := v.Put(key("shared", "anthropic", fmt.Appendf(nil, "secret-%08d", i)), time.Now()); err != nil {
 				fmt.Println(err)
 				os.Exit(1)
 			}
@@ -412,7 +416,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 		}
 		cmd.Wait()
 		v := open(t, dir)
-		c, ok, err := v.Get("shared", "anthropic")
+		c, ok, err := v.Get(Key{Scope: "shared", Provider: "anthropic"})
 		if err != nil || !ok {
 			t.Fatal(ok, err)
 		}
@@ -423,7 +427,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 		}
 	}
 	v := open(t, dir)
-	if _, err := v.Put("shared", "other", "api_key", []byte(secret), time.Now()); err != nil {
+	if _, err := v.Put(key("shared", "other", []byte(secret)), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	left, _ := os.ReadDir(dir)

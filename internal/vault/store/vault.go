@@ -2,15 +2,12 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
-	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -18,36 +15,6 @@ import (
 	"terok/internal/problem"
 	"terok/internal/state"
 )
-
-// Bounds of a secret in bytes. A shorter one would be found in ordinary text when responses are
-// scrubbed.
-const (
-	MinSecret = 12
-	MaxSecret = 8 << 10
-)
-
-const maxCredentials = 150 // the keyholder lists them in one message
-
-// document is the plain text of vault.age.
-type document struct {
-	Schema      int          `json:"schema"`
-	VaultID     string       `json:"vault_id"`
-	Generation  uint64       `json:"generation"` // grows with every write
-	CreatedAt   time.Time    `json:"created_at"`
-	Credentials []Credential `json:"credentials"`
-}
-
-// Credential is one stored credential. Scope and provider name it.
-type Credential struct {
-	Scope     string    `json:"scope"`    // "shared" or "project:<name>"
-	Provider  string    `json:"provider"` // roster name
-	Kind      string    `json:"kind"`     // "api_key"
-	Secret    []byte    `json:"secret,omitempty"`
-	Hint      string    `json:"hint"` // last four characters
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
-	Revision  uint64    `json:"revision"` // of the document when it was written
-}
 
 // Vault is an unlocked vault. It does not keep the identity: reading happened at Open, writing
 // needs its public half only. The plain document lies in memory that is locked, not dumped and
@@ -114,7 +81,7 @@ func initialise(dir string, passphrase []byte, work int, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	s := slots{Schema: Schema, VaultID: vaultID, Recipient: identity.Recipient().String(), Slots: []slot{sl}}
+	s := slots{Schema: slotsSchema, VaultID: vaultID, Recipient: identity.Recipient().String(), Slots: []slot{sl}}
 	return s.write(dir, identity)
 }
 
@@ -153,6 +120,10 @@ func Open(dir string, passphrase []byte) (*Vault, error) {
 	if v.plain, err = newLockedBuffer(plain); err != nil {
 		return nil, err
 	}
+	if err := v.migrate(data); err != nil {
+		v.Close()
+		return nil, err
+	}
 	doc, err := v.document()
 	if err != nil {
 		v.Close()
@@ -172,7 +143,7 @@ func (v *Vault) document() (*document, error) {
 		return nil, damaged(path, errors.New("its content is not JSON"))
 	}
 	if head.Schema > Schema {
-		return nil, newer(path, head.Schema)
+		return nil, newer(path, head.Schema, Schema)
 	}
 	dec := json.NewDecoder(bytes.NewReader(v.plain.bytes()))
 	dec.DisallowUnknownFields()
@@ -186,102 +157,41 @@ func (v *Vault) document() (*document, error) {
 	return &doc, nil
 }
 
-func (d *document) wipe() {
-	for _, c := range d.Credentials {
-		clear(c.Secret)
-	}
-}
-
-func (d *document) find(scope, provider string) int {
-	return slices.IndexFunc(d.Credentials, func(c Credential) bool { return c.Scope == scope && c.Provider == provider })
-}
-
-// Get returns a credential with its secret, which the caller should clear after use; ok is false
-// when there is none.
-func (v *Vault) Get(scope, provider string) (c Credential, ok bool, err error) {
+// View reads the document. What read keeps beyond its call it got from methods of Tx.
+func (v *Vault) View(read func(*Tx) error) error {
 	doc, err := v.document()
 	if err != nil {
-		return Credential{}, false, err
+		return err
 	}
 	defer doc.wipe()
-	i := doc.find(scope, provider)
-	if i < 0 {
-		return Credential{}, false, nil
-	}
-	c = doc.Credentials[i]
-	c.Secret = bytes.Clone(c.Secret)
-	return c, true, nil
+	return read(&Tx{doc: doc})
 }
 
-// List returns every credential without its secret, by scope and provider.
-func (v *Vault) List() ([]Credential, error) {
-	doc, err := v.document()
-	if err != nil {
-		return nil, err
-	}
-	doc.wipe()
-	for i := range doc.Credentials {
-		doc.Credentials[i].Secret = nil
-	}
-	slices.SortFunc(doc.Credentials, func(a, b Credential) int {
-		return cmp.Or(cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.Provider, b.Provider))
-	})
-	return doc.Credentials, nil
+// Get returns a credential with its secrets, which the caller should clear after use; ok is false
+// when there is none.
+func (v *Vault) Get(k Key) (c Credential, ok bool, err error) {
+	err = v.View(func(t *Tx) error { c, ok = t.Get(k); return nil })
+	return c, ok, err
 }
 
-var (
-	scopeShape    = regexp.MustCompile(`^(shared|project:[A-Za-z0-9][A-Za-z0-9._-]{0,63})$`)
-	providerShape = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-)
+// List returns every credential without its secrets, by scope, provider and account.
+func (v *Vault) List() (list []Credential, err error) {
+	err = v.View(func(t *Tx) error { list = t.List(); return nil })
+	return list, err
+}
 
-// Put stores a credential durably and reports whether it replaced one.
-func (v *Vault) Put(scope, provider, kind string, secret []byte, now time.Time) (replaced bool, err error) {
-	switch {
-	case !scopeShape.MatchString(scope):
-		return false, problem.New("invalid_scope", problem.Usage, "not a credential scope: want shared or project:NAME")
-	case !providerShape.MatchString(provider):
-		return false, problem.New("invalid_provider", problem.Usage, "not a provider's name")
-	case kind != "api_key":
-		return false, problem.New("usage", problem.Usage, "not a kind of credential that this version stores")
-	case len(secret) < MinSecret || len(secret) > MaxSecret:
-		return false, problem.New("usage", problem.Usage, "a key has %d to %d characters, this has %d", MinSecret, MaxSecret, len(secret))
-	}
-	for _, b := range secret {
-		if b <= 0x20 || b >= 0x7f {
-			return false, problem.New("usage", problem.Usage, "a key is visible ASCII without spaces")
-		}
-	}
-	now = now.UTC().Truncate(time.Second)
-	err = v.update(func(d *document) error {
-		c := Credential{Scope: scope, Provider: provider, Kind: kind, Secret: bytes.Clone(secret),
-			Hint: string(secret[len(secret)-4:]), CreatedAt: now, UpdatedAt: now, Revision: d.Generation}
-		if i := d.find(scope, provider); i >= 0 {
-			replaced = true
-			c.CreatedAt = d.Credentials[i].CreatedAt
-			clear(d.Credentials[i].Secret)
-			d.Credentials[i] = c
-			return nil
-		}
-		if len(d.Credentials) == maxCredentials {
-			return problem.New("vault_full", problem.Failed, "the vault holds %d credentials already", maxCredentials).WithHint("terok auth --list")
-		}
-		d.Credentials = append(d.Credentials, c)
-		return nil
-	})
+// Put stores a credential durably, as Tx.Put does.
+func (v *Vault) Put(c Credential, now time.Time) (replaced bool, err error) {
+	err = v.Update(now, func(t *Tx) (err error) { replaced, err = t.Put(c); return err })
 	return replaced, err
 }
 
-// Delete removes a credential durably, from the generation before as well, and reports whether
-// there was one.
-func (v *Vault) Delete(scope, provider string) (found bool, err error) {
-	err = v.updateWith(replaceBoth, func(d *document) error {
-		i := d.find(scope, provider)
-		if i < 0 {
+// Delete removes a credential durably, as Tx.Delete does.
+func (v *Vault) Delete(k Key) (found bool, err error) {
+	err = v.Update(time.Time{}, func(t *Tx) error {
+		if found = t.Delete(k); !found {
 			return errUnchanged
 		}
-		found = true
-		clear(d.Credentials[i].Secret)
-		d.Credentials = slices.Delete(d.Credentials, i, i+1)
 		return nil
 	})
 	if errors.Is(err, errUnchanged) {
@@ -292,10 +202,10 @@ func (v *Vault) Delete(scope, provider string) (found bool, err error) {
 
 var errUnchanged = errors.New("unchanged")
 
-// update changes the document on disk first and in memory after that; the generation before stays.
-func (v *Vault) update(change func(*document) error) error { return v.updateWith(replaceVault, change) }
-
-func (v *Vault) updateWith(replace func(dir string, data []byte) error, change func(*document) error) error {
+// Update changes the document in one step: on disk first, durably, and in memory after that. An
+// error of change leaves both as they were. The generation before stays on disk, unless something
+// secret was deleted.
+func (v *Vault) Update(now time.Time, change func(*Tx) error) error {
 	unlock, err := state.Lock(lockName(v.dir))
 	if err != nil {
 		return err
@@ -308,9 +218,19 @@ func (v *Vault) updateWith(replace func(dir string, data []byte) error, change f
 	}
 	defer doc.wipe()
 	doc.Generation++
-	if err := change(doc); err != nil {
+	tx := &Tx{doc: doc, now: now}
+	if err := change(tx); err != nil {
 		return err
 	}
+	replace := replaceVault
+	if tx.purge {
+		replace = replaceBoth
+	}
+	return v.store(doc, replace)
+}
+
+// store writes doc and keeps it in memory. The caller holds the lock and wipes doc.
+func (v *Vault) store(doc *document, replace func(dir string, data []byte) error) error {
 	plain, err := json.Marshal(doc)
 	if err != nil {
 		return err
@@ -328,7 +248,9 @@ func (v *Vault) updateWith(replace func(dir string, data []byte) error, change f
 		next.close()
 		return fmt.Errorf("store the vault: %w", err)
 	}
-	v.plain.close()
+	if v.plain != nil {
+		v.plain.close()
+	}
 	v.plain = next
 	return nil
 }

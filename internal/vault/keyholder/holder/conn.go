@@ -63,8 +63,7 @@ func (c *conn) serve() {
 			return
 		}
 		resp, end := c.holder.handle(c, &req)
-		clear(req.Passphrase)
-		clear(req.Secret)
+		req.Wipe()
 		resp.ID = req.ID
 		ok := c.reply(resp)
 		clear(resp.Secret)

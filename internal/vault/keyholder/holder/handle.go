@@ -1,7 +1,9 @@
 package holder
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 
 	"terok/internal/peer"
 	"terok/internal/sandbox"
@@ -47,21 +49,19 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		if err != nil {
 			return refusalOf(err), false
 		}
-		out := make([]keyholder.Credential, len(list))
-		for i, c := range list {
-			out[i] = keyholder.Credential{Scope: c.Scope, Provider: c.Provider, Kind: c.Kind, Hint: c.Hint,
-				CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, Revision: c.Revision}
-		}
-		return keyholder.Response{Credentials: out}, false
+		return listed(list, req.After), false
 	case keyholder.OpPut:
-		replaced, err := h.vault.Put(req.Scope, req.Provider, req.Kind, req.Secret, h.cfg.Now())
+		if req.Credential == nil {
+			return keyholder.Response{Code: keyholder.CodeBadRequest, Message: "no credential came"}, false
+		}
+		replaced, err := h.vault.Put(stored(req), h.cfg.Now())
 		if err != nil {
 			return refusalOf(err), false
 		}
 		h.changed()
 		return keyholder.Response{Replaced: replaced}, false
 	case keyholder.OpDelete:
-		found, err := h.vault.Delete(req.Scope, req.Provider)
+		found, err := h.vault.Delete(store.Key{Scope: req.Scope, Provider: req.Provider, Account: req.Account})
 		switch {
 		case err != nil:
 			return refusalOf(err), false
@@ -131,20 +131,63 @@ func (h *Holder) credential(c *conn, req *keyholder.Request) keyholder.Response 
 	if grant == nil {
 		return keyholder.Response{Code: keyholder.CodeNotGranted, Message: keyholder.ErrNotGranted.Error()}
 	}
-	// A project's own credential comes before the shared one; a project that keeps to itself
-	// (scope "project:NAME") never falls back.
-	scopes := []string{grant.Scope}
-	if grant.Scope == "shared" && c.bound.file.Project != "" {
-		scopes = []string{"project:" + c.bound.file.Project, "shared"}
+	cred, ok, err := h.granted(c.bound.file.Project, grant)
+	if err != nil {
+		return refusalOf(err)
 	}
-	for _, scope := range scopes {
-		cred, ok, err := h.vault.Get(scope, grant.Provider)
+	if !ok {
+		return keyholder.Response{Code: keyholder.CodeNoCredential, Message: keyholder.ErrNoCredential.Error()}
+	}
+	clear(cred.Refresh)
+	clear(cred.IDToken)
+	return keyholder.Response{Kind: cred.Kind, Secret: cred.Secret, Public: cred.Public, ExpiresAt: cred.ExpiresAt}
+}
+
+// granted finds the credential behind a grant: a project's own comes before the shared one; a
+// project that keeps to itself (scope "project:NAME") never falls back.
+func (h *Holder) granted(project string, grant *sandbox.Grant) (cred store.Credential, ok bool, err error) {
+	own := grant.Scope != "shared"
+	if own {
+		project = strings.TrimPrefix(grant.Scope, "project:")
+	}
+	err = h.vault.View(func(t *store.Tx) error {
+		var k store.Key
+		if k, _, ok = t.Resolve(project, grant.Provider, own); ok {
+			cred, ok = t.Get(k)
+		}
+		return nil
+	})
+	return cred, ok, err
+}
+
+// stored is the credential of a request to store.
+func stored(req *keyholder.Request) store.Credential {
+	c := req.Credential
+	return store.Credential{Scope: c.Scope, Provider: c.Provider, Account: c.Account, Kind: c.Kind, State: c.State, LastError: c.LastError,
+		Public: c.Public, ExpiresAt: c.ExpiresAt, VerifiedAt: c.VerifiedAt, Secret: req.Secret, Refresh: req.Refresh, IDToken: req.IDToken}
+}
+
+// described is a credential as operators may see it.
+func described(c store.Credential) keyholder.Credential {
+	return keyholder.Credential{Scope: c.Scope, Provider: c.Provider, Account: c.Account, Kind: c.Kind, State: c.State, LastError: c.LastError,
+		Public: c.Public, Hint: c.Hint, ExpiresAt: c.ExpiresAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, VerifiedAt: c.VerifiedAt, Revision: c.Revision}
+}
+
+// listed puts as many credentials into one message as fit, beginning after so many.
+func listed(list []store.Credential, after int) keyholder.Response {
+	var resp keyholder.Response
+	size := 0
+	for i := min(max(after, 0), len(list)); i < len(list); i++ {
+		c := described(list[i])
+		b, err := json.Marshal(c)
 		if err != nil {
 			return refusalOf(err)
 		}
-		if ok {
-			return keyholder.Response{Kind: cred.Kind, Secret: cred.Secret}
+		if size += len(b) + 1; size > keyholder.MaxMessage-1024 {
+			resp.More = true
+			break
 		}
+		resp.Credentials = append(resp.Credentials, c)
 	}
-	return keyholder.Response{Code: keyholder.CodeNoCredential, Message: keyholder.ErrNoCredential.Error()}
+	return resp
 }

@@ -169,7 +169,7 @@ func grant(provider, scope string) sandbox.Grant {
 
 func (r *rig) put(c *keyholder.Client, scope, provider, value string) {
 	r.t.Helper()
-	if _, err := c.Put(r.ctx, scope, provider, keyholder.Secret{Kind: "api_key", Value: []byte(value)}); err != nil {
+	if _, err := c.Put(r.ctx, keyholder.Credential{Scope: scope, Provider: provider, Kind: "api_key"}, keyholder.Secrets{Secret: []byte(value)}); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -206,7 +206,7 @@ func TestOperator(t *testing.T) {
 		t.Error("an open vault took any passphrase", err)
 	}
 	r.put(c, "shared", "anthropic", secret)
-	if _, err := c.Put(r.ctx, "shared", "anthropic", keyholder.Secret{Kind: "api_key", Value: []byte("short")}); err == nil || strings.Contains(err.Error(), "short") {
+	if _, err := c.Put(r.ctx, keyholder.Credential{Scope: "shared", Provider: "anthropic", Kind: "api_key"}, keyholder.Secrets{Secret: []byte("short")}); err == nil || strings.Contains(err.Error(), "short") {
 		t.Error(err)
 	}
 	list, err := c.List(r.ctx)
@@ -216,7 +216,7 @@ func TestOperator(t *testing.T) {
 	if st, err := c.Status(r.ctx); err != nil || !st.Unlocked || st.Credentials != 1 {
 		t.Error(st, err)
 	}
-	if err := c.Delete(r.ctx, "shared", "nothing"); !errors.Is(err, keyholder.ErrNoCredential) {
+	if err := c.Delete(r.ctx, "shared", "nothing", ""); !errors.Is(err, keyholder.ErrNoCredential) {
 		t.Error(err)
 	}
 	if err := c.Lock(r.ctx); err != nil {
@@ -273,7 +273,7 @@ func TestSessionGetsItsGrantsOnly(t *testing.T) {
 		got, _ := s.Credential(r.ctx, "anthropic")
 		return string(got.Value) == secret+"-new"
 	})
-	if err := c.Delete(r.ctx, "shared", "anthropic"); err != nil {
+	if err := c.Delete(r.ctx, "shared", "anthropic", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.eventually("removed credential", func() bool {
