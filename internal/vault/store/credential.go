@@ -3,11 +3,9 @@ package store
 import (
 	"bytes"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"terok/internal/problem"
 )
@@ -106,21 +104,13 @@ func (c Credential) bare() Credential {
 	return c
 }
 
-var (
-	scopeShape    = regexp.MustCompile(`^(shared|project:[A-Za-z0-9][A-Za-z0-9._-]{0,63})$`)
-	providerShape = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-	accountShape  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
-	projectShape  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	factShape     = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
-)
-
 func (k Key) check() error {
 	switch {
-	case !scopeShape.MatchString(k.Scope):
+	case !isScope(k.Scope):
 		return problem.New("invalid_scope", problem.Usage, "not a credential scope: want shared or project:NAME")
-	case !providerShape.MatchString(k.Provider):
+	case !isProvider(k.Provider):
 		return problem.New("invalid_provider", problem.Usage, "not a provider's name")
-	case !accountShape.MatchString(k.Account):
+	case !isAccount(k.Account):
 		return problem.New("invalid_account", problem.Usage, "not an account's label: letters, digits and . _ @ + -, at most 64")
 	}
 	return nil
@@ -152,7 +142,7 @@ func (c *Credential) check() error {
 		}
 	}
 	for name, value := range c.Public {
-		if !factShape.MatchString(name) || len(value) > maxPublicValue || strings.ContainsFunc(value, notPrintable) {
+		if !isFact(name) || len(value) > maxPublicValue || strings.ContainsFunc(value, notPrintable) {
 			return usage("a public fact of a credential has a lower-case name and a value of at most %d printable bytes", maxPublicValue)
 		}
 		// A secret under another name would be listed, and handed to workers.
@@ -164,5 +154,3 @@ func (c *Credential) check() error {
 	}
 	return nil
 }
-
-func notPrintable(r rune) bool { return !unicode.IsPrint(r) }

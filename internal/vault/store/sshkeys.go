@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -56,14 +55,6 @@ type HostKey struct {
 	AddedAt time.Time `json:"added_at"`
 }
 
-var (
-	keyIDShape       = regexp.MustCompile(`^[a-z0-9]{4,64}$`)
-	sshScopeShape    = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,63}|%[a-z]{1,63})$`)
-	fingerprintShape = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
-	typeShape        = regexp.MustCompile(`^[a-z0-9][a-z0-9@.-]{0,63}$`)
-	hostShape        = regexp.MustCompile(`^[a-z0-9:][a-z0-9.:_-]{0,252}$`)
-)
-
 // CheckComment judges the comment of an SSH key: printable, at most 200 bytes.
 func CheckComment(s string) error {
 	if len(s) > maxComment || strings.ContainsFunc(s, notPrintable) {
@@ -81,7 +72,7 @@ func (k *SSHKey) clone() SSHKey {
 
 func (k *SSHKey) check() error {
 	switch {
-	case !keyIDShape.MatchString(k.ID), !typeShape.MatchString(k.Type), !fingerprintShape.MatchString(k.Fingerprint),
+	case !isKeyID(k.ID), !isKeyType(k.Type), !isFingerprint(k.Fingerprint),
 		len(k.Private) == 0 || len(k.Private) > maxPrivate, len(k.Public) == 0 || len(k.Public) > maxPrivate:
 		return problem.New("usage", problem.Usage, "not an SSH key that this version stores")
 	}
@@ -159,7 +150,7 @@ func (t *Tx) DeleteSSHKey(id string) (found bool) {
 // one before becomes a side key.
 func (t *Tx) AssignSSHKey(scope, id, role string) error {
 	switch {
-	case !sshScopeShape.MatchString(scope):
+	case !isSSHScope(scope):
 		return problem.New("invalid_scope", problem.Usage, "not a project's name")
 	case role != RoleMain && role != RoleSide:
 		return problem.New("usage", problem.Usage, "an SSH key's role is main or side")
@@ -199,7 +190,7 @@ func (t *Tx) SSHAssignments() []SSHAssignment {
 
 // PutHostKey pins a server's key; one of the same host, port and type is replaced.
 func (t *Tx) PutHostKey(k HostKey) error {
-	if !hostShape.MatchString(k.Host) || k.Port < 1 || k.Port > 65535 || !typeShape.MatchString(k.Type) ||
+	if !isHost(k.Host) || k.Port < 1 || k.Port > 65535 || !isKeyType(k.Type) ||
 		len(k.Blob) == 0 || len(k.Blob) > maxPrivate || !slices.Contains([]string{"builtin", "user", "tofu"}, k.Source) {
 		return problem.New("usage", problem.Usage, "not a host key that this version stores")
 	}

@@ -138,7 +138,7 @@ func (b Binding) key() Key { return Key{b.Scope, b.Provider, b.Account}.norm() }
 // Bind makes project use a stored credential of b.Provider, whatever the project's own scope says.
 func (t *Tx) Bind(b Binding) error {
 	b.Account = cmp.Or(b.Account, DefaultAccount)
-	if !projectShape.MatchString(b.Project) {
+	if !isProject(b.Project) {
 		return problem.New("usage", problem.Usage, "not a project's name")
 	}
 	if err := b.key().check(); err != nil {
