@@ -1,7 +1,8 @@
-// Package provider is a scripted LLM provider: a server that speaks the Anthropic Messages API
-// over TLS well enough for the real Claude Code, and plays a script instead of thinking. The
-// demo and the tests point the vault's route for anthropic at it with an ordinary provider file
-// (upstream, ca_file, allow_private), so that a real agent does real work with no account.
+// Package provider is a scripted LLM provider: a server that speaks the Anthropic Messages API and
+// OpenAI's Responses (also over a WebSocket) and Chat Completions APIs over TLS well enough for the
+// real agents, and plays a script instead of thinking. The demo and the tests point the vault's
+// routes at it with ordinary provider files (upstream, ca_file, allow_private), so that a real
+// agent does real work with no account.
 //
 // It guarantees: every request to the API must carry exactly the key that it was made with, and
 // what came instead is recorded; every request's headers are recorded, so that a test can show
@@ -9,12 +10,12 @@
 // real provider does, and unknown paths with 404.
 //
 // The place in the script is read from the conversation in each request (the ids of the tool
-// calls in it), never from a counter: a retried request gets the same answer, and any number of
+// calls in it; where a request only goes on from an answer, its last results), never from a counter: a retried request gets the same answer, and any number of
 // conversations play at once. Requests that do not offer the script's tools (titles, summaries,
 // quota checks) get a short text and move nothing.
 //
 //	p, err := provider.Start(provider.Config{Key: key, Dir: dir, Script: []provider.Step{
-//		{Text: "I add the missing line.", Tool: "Bash", Input: map[string]any{"command": "echo >>f"}},
+//		{Text: "I add the missing line.", Run: "echo >>f"},
 //		{Text: "Done."},
 //	}})
 //	defer p.Close()
@@ -26,6 +27,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -40,14 +42,6 @@ const (
 	maxResult   = 64 << 10
 )
 
-// Step is one answer of the model: a text, and then at most one tool call. A step without a tool
-// ends the turn.
-type Step struct {
-	Text  string
-	Tool  string         // name of a tool that the client offers, e.g. "Bash", "Edit", "Write", "Read"
-	Input map[string]any // of the tool
-}
-
 // Config is what a Server is made of.
 type Config struct {
 	Key    string   // the only key that is accepted
@@ -56,6 +50,9 @@ type Config struct {
 	Listen string   // host:port; "" means 127.0.0.1:0
 	Names  []string // further DNS names for the certificate; localhost and the loopback addresses are in it
 	Delay  time.Duration
+	// WebSocket accepts the upgrade that Codex tries on …/responses; otherwise it is refused, and
+	// Codex goes on with ordinary requests.
+	WebSocket bool
 }
 
 // Request is what is kept of one request.
@@ -68,11 +65,13 @@ type Request struct {
 	Header http.Header
 	KeyOK  bool   // carried the right key, in whichever header
 	Status int    // of the answer
-	Kind   string // "step", "side", "count", "models", "hello" or "other"
+	Kind   string // "step", "side", "count", "models", "hello", "upgrade" or "other"
 	Step   int    // index in the script, for Kind "step"
 	Model  string // as asked for
 	Tools  []string
 	Body   []byte // of API requests
+
+	recorded bool
 }
 
 // Result is what came back from the tool call of one step.
@@ -95,11 +94,13 @@ type Server struct {
 	mu       sync.Mutex
 	requests []Request
 	results  map[int]Result
+	offered  map[string][]tool // id of an answer → the tools that its request offered
+	answers  int
 }
 
 // Start listens, writes the CA file and serves until Close.
 func Start(cfg Config) (*Server, error) {
-	if cfg.Key == "" || len(cfg.Script) == 0 || cfg.Script[len(cfg.Script)-1].Tool != "" {
+	if cfg.Key == "" || len(cfg.Script) == 0 || cfg.Script[len(cfg.Script)-1].calls() {
 		return nil, fmt.Errorf("scripted provider: a key and a script that ends without a tool call are needed")
 	}
 	if cfg.Listen == "" {
@@ -115,7 +116,7 @@ func Start(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, caFile: caFile, url: "https://" + ln.Addr().String(),
-		done: make(chan struct{}), closed: make(chan struct{}), results: map[int]Result{},
+		done: make(chan struct{}), closed: make(chan struct{}), results: map[int]Result{}, offered: map[string][]tool{},
 	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -129,6 +130,114 @@ func Start(cfg Config) (*Server, error) {
 		_ = s.http.ServeTLS(ln, "", "")
 	}()
 	return s, nil
+}
+
+// serve answers one request and records it.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	rec := Request{
+		Time: time.Now(), Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Proto: r.Proto,
+		Header: r.Header.Clone(), KeyOK: s.keyOK(r.Header), Kind: "other",
+	}
+	defer func() {
+		if !rec.recorded {
+			s.record(rec)
+		}
+	}()
+	path := r.URL.Path
+	if path == "/" || path == "/api/hello" {
+		rec.Kind, rec.Status = "hello", http.StatusOK
+		answerJSON(w, http.StatusOK, map[string]string{"message": "hello"})
+		return
+	}
+	fail := failAnthropic
+	if r.Header.Get("Anthropic-Version") == "" && r.Header.Get("X-Api-Key") == "" {
+		fail = failOpenAI
+	}
+	serve := s.endpoint(r, fail)
+	switch {
+	case serve == nil && !isAPI(path):
+		fail(w, &rec, http.StatusNotFound, "not_found_error", "not served by the scripted provider")
+		return
+	case !rec.KeyOK:
+		fail(w, &rec, http.StatusUnauthorized, "authentication_error", "invalid x-api-key")
+		return
+	case serve == nil:
+		fail(w, &rec, http.StatusNotFound, "not_found_error", "not served by the scripted provider")
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		fail(w, &rec, http.StatusRequestEntityTooLarge, "request_too_large", "request too large")
+		return
+	}
+	rec.Body = body
+	serve(w, r, &rec)
+}
+
+// isAPI reports whether a path belongs to an API that needs the key.
+func isAPI(path string) bool {
+	return strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/backend-api/")
+}
+
+type handler func(w http.ResponseWriter, r *http.Request, rec *Request)
+
+type failure func(w http.ResponseWriter, rec *Request, status int, kind, message string)
+
+// endpoint finds who answers a request; nil is nobody. Paths are judged by their end, because
+// each provider puts its own in front.
+func (s *Server) endpoint(r *http.Request, fail failure) handler {
+	path, post, get := r.URL.Path, r.Method == http.MethodPost, r.Method == http.MethodGet
+	switch {
+	case !isAPI(path):
+		return nil
+	case strings.HasSuffix(path, "/messages") && post:
+		return s.messages
+	case strings.HasSuffix(path, "/messages/count_tokens") && post:
+		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
+			rec.Kind, rec.Status = "count", http.StatusOK
+			answerJSON(w, http.StatusOK, map[string]int{"input_tokens": tokens(len(rec.Body))})
+		}
+	case strings.HasSuffix(path, "/chat/completions") && post:
+		return s.chat
+	case strings.HasSuffix(path, "/responses") && post:
+		return s.responses
+	case strings.HasSuffix(path, "/responses") && get:
+		return s.upgrade
+	case strings.HasSuffix(path, "/models") && get:
+		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
+			rec.Kind, rec.Status = "models", http.StatusOK
+			answerJSON(w, http.StatusOK, map[string]any{"object": "list", "data": []any{model("claude-scripted")}, "has_more": false,
+				"first_id": "claude-scripted", "last_id": "claude-scripted"})
+		}
+	case strings.Contains(path, "/models/") && get:
+		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
+			rec.Kind, rec.Status = "models", http.StatusOK
+			_, id, _ := strings.Cut(path, "/models/")
+			answerJSON(w, http.StatusOK, model(id))
+		}
+	}
+	return nil
+}
+
+// play finds the answer to a conversation and waits as long as a model would think.
+func (s *Server) play(ctx context.Context, c *conversation, rec *Request) action {
+	s.mu.Lock()
+	s.answers++
+	id := fmt.Sprintf("%06d", s.answers)
+	s.mu.Unlock()
+	s.recall(c, id)
+	rec.Model = c.model
+	for _, t := range c.tools {
+		rec.Tools = append(rec.Tools, t.name)
+	}
+	a := s.choose(c)
+	a.id = id
+	rec.Kind, rec.Step, rec.Status = "side", a.at, http.StatusOK
+	if a.at >= 0 {
+		rec.Kind = "step"
+	}
+	s.wait(ctx)
+	return a
 }
 
 // URL is the server's address, https://127.0.0.1:PORT.
@@ -148,7 +257,7 @@ func (s *Server) Requests() []Request {
 func (s *Server) WrongKeys() []Request {
 	var out []Request
 	for _, r := range s.Requests() {
-		if !r.KeyOK && strings.HasPrefix(r.Path, "/v1/") {
+		if !r.KeyOK && isAPI(r.Path) {
 			out = append(out, r)
 		}
 	}

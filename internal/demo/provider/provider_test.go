@@ -189,12 +189,16 @@ func FuzzChoose(f *testing.F) {
 	f.Add([]byte(`{"messages":[{"content":7}]}`))
 	s := &Server{cfg: Config{Script: script}, results: map[int]Result{}}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var req messagesRequest
-		if json.Unmarshal(body, &req) != nil {
-			return
-		}
-		if _, at := s.choose(&req); at < -1 || at >= len(script) {
-			t.Fatalf("step %d", at)
+		var messages messagesRequest
+		var chat chatRequest
+		var responses responsesRequest
+		for _, c := range []interface{ conversation(int) *conversation }{&messages, &chat, &responses} {
+			if json.Unmarshal(body, c) != nil {
+				continue
+			}
+			if a := s.choose(c.conversation(len(body))); a.at < -1 || a.at >= len(script) {
+				t.Fatalf("step %d", a.at)
+			}
 		}
 	})
 }
