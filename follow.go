@@ -80,7 +80,7 @@ func (a *App) Headline(t *task.Task, attached bool) []string {
 	rest := "is refused"
 	if f.Vault != nil {
 		for _, g := range f.Vault.Grants {
-			open = append(open, g.Route.Host+" through the vault")
+			open = append(open, g.Routes[0].Host+" through the vault")
 		}
 	}
 	if data, err := os.ReadFile(sandbox.PolicyPath(t.Dir(a.Roots))); err == nil {

@@ -225,8 +225,12 @@ func (a *App) start(ctx context.Context, s starting) error {
 		// Interactive: the container idles until somebody logs in, which starts the agent in tmux.
 		spec.Argv = []string{sandbox.GuestProgram, "guest", "idle"}
 	}
-	if s.provider != nil {
-		spec.Vault = &sandbox.Vault{Grants: []sandbox.Grant{s.provider.Grant(s.project.Scope())}}
+	grants, err := a.grants(ctx, s.project, s.provider)
+	if err != nil {
+		return err
+	}
+	if len(grants) > 0 {
+		spec.Vault = &sandbox.Vault{Grants: grants}
 	}
 	for _, m := range s.project.Run.Mounts {
 		mount, err := parseMount(m)
@@ -316,7 +320,7 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts 
 func openHosts(s starting, now time.Time) []string {
 	var hosts []string
 	if s.provider != nil {
-		hosts = append(hosts, s.provider.Route.Host+" (your model)")
+		hosts = append(hosts, s.provider.Host()+" (your model)")
 	}
 	for _, r := range s.rules {
 		if r.Allows() && r.Live(now) {

@@ -21,10 +21,6 @@ import (
 	"terok/internal/task"
 )
 
-// sharedHosts serve more than the API that a credential is for: relaying them for one task is no
-// reason to close them for the others.
-var sharedHosts = []string{"github.com", "gitlab.com", "codeberg.org", "bitbucket.org", "sonarcloud.io"}
-
 // taskRules are the policy of a task: hosts that the vault relays are denied except through the
 // vault, then what the project says, the person asked for and the agent needs.
 func (a *App) taskRules(p *project.Project, set *roster.Roster, agent *roster.Agent, provider *roster.Provider, allow []string) ([]policy.Rule, error) {
@@ -68,12 +64,12 @@ func relayed(set *roster.Roster, own *roster.Provider) []string {
 		}
 	}
 	if own != nil {
-		add(own.Route.Host)
-	}
-	for _, p := range set.Providers() {
-		if !slices.Contains(sharedHosts, p.Route.Host) {
-			add(p.Route.Host)
+		for _, host := range own.Hosts() {
+			add(host)
 		}
+	}
+	for _, host := range set.RelayedHosts() {
+		add(host)
 	}
 	return hosts
 }

@@ -22,6 +22,7 @@ import (
 	"terok/internal/project"
 	"terok/internal/sandbox"
 	"terok/internal/shield/policy"
+	"terok/internal/roster"
 	"terok/internal/state"
 	"terok/internal/task"
 )
@@ -213,6 +214,15 @@ func TestPreview(t *testing.T) {
 	for _, r := range v.Rules {
 		got[r.Rule] = r.Effect + " " + r.Change
 	}
+	set, err := roster.Load(w.Roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range set.RelayedHosts() {
+		if host != "api.anthropic.com" && got["-"+host] == "deny same" {
+			delete(got, "-"+host)
+		}
+	}
 	if diff := cmp.Diff(map[string]string{"+a.test": "none removed", "+c.test": "allow added", "+x.evil.test": "outranked added", "+d.test": "expired added",
 		"-.evil.test": "deny added", "+o.test": "allow added", "-api.anthropic.com": "deny same"}, got); diff != "" {
 		t.Error(diff)
@@ -374,7 +384,7 @@ func TestHarvest(t *testing.T) {
 // TestRelayedHosts: hosts that the vault relays for anybody are closed for everybody else.
 func TestRelayedHosts(t *testing.T) {
 	w := newShieldWorld(t, "shield:\n  allow: [api.other.test]\n")
-	if err := state.WriteFile(filepath.Join(w.Roots.ProvidersDir(), "other.yml"), []byte("host: api.other.test\nheader: authorization\nenv: {KEY: '{phantom}'}\n")); err != nil {
+	if err := state.WriteFile(filepath.Join(w.Roots.ProvidersDir(), "other.yml"), []byte("host: api.other.test\nauth: {api_key: {env: {KEY: '{phantom}'}}}\n")); err != nil {
 		t.Fatal(err)
 	}
 	tk := w.start()

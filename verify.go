@@ -117,7 +117,9 @@ func (a *App) verifyContainer(ctx context.Context, o VerifyOptions, targets *ver
 	plan.MayHold, plan.Gate = !global.Clearance.Off && global.Clearance.Hold > 0, s.file.Gate != nil
 	if s.file.Vault != nil {
 		for _, g := range s.file.Vault.Grants {
-			plan.Routed = append(plan.Routed, g.Route.Host)
+			for _, r := range g.Routes {
+				plan.Routed = append(plan.Routed, r.Host)
+			}
 		}
 	}
 	if a.Confirm == nil {

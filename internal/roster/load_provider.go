@@ -2,6 +2,7 @@ package roster
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"terok/internal/config"
 	"terok/internal/sandbox"
+	"terok/internal/vault/endpoint"
 )
 
 // providerFile is providers/NAME.yml. Keys that it does not set keep the built-in entry's values,
@@ -21,21 +23,85 @@ import (
 //	upstream: https://llm.example.org:8443
 //	ca_file: ca.pem          # further roots, PEM; relative to this file
 //	allow_private: true      # the upstream may be in a private range or on this host
+//
+// The keys of a route stand at the top for the main host and below routes for further ones.
 type providerFile struct {
-	Title        string            `yaml:"title"`
-	Host         string            `yaml:"host"` // the name that the container connects to
-	Port         int               `yaml:"port"`
-	Upstream     string            `yaml:"upstream"`
-	CAFile       string            `yaml:"ca_file"`
-	AllowPrivate bool              `yaml:"allow_private"`
-	Header       string            `yaml:"header"`
-	Prefix       string            `yaml:"prefix"`
-	AltHeaders   []string          `yaml:"alt_headers"`
-	DenyPaths    []string          `yaml:"deny_paths"`
-	AllowPaths   []string          `yaml:"allow_paths"`
-	Env          map[string]string `yaml:"env"`
-	KeyURL       string            `yaml:"key_url"`
+	Title         string               `yaml:"title"`
+	Host          string               `yaml:"host"`
+	Main          routeFile            `yaml:",inline"`
+	Routes        map[string]routeFile `yaml:"routes"` // by host
+	Auth          authFiles            `yaml:"auth"`
+	OAuthRefresh  *refreshFile         `yaml:"oauth_refresh"`
+	Serves        servesFile           `yaml:"serves"`
+	AltHeaders    []string             `yaml:"alt_headers"`
+	Query         []string             `yaml:"query"`
+	Forge         string               `yaml:"forge" oneof:"github gitlab none"`
+	SharedDomain  bool                 `yaml:"shared_domain"`
+	DefaultModel  string               `yaml:"default_model"`
+	FallbackModel string               `yaml:"fallback_model"`
+	KeyURL        string               `yaml:"key_url"`
 }
+
+// routeFile is one host.
+type routeFile struct {
+	Port         int      `yaml:"port"`
+	Upstream     string   `yaml:"upstream"`
+	CAFile       string   `yaml:"ca_file"`
+	AllowPrivate bool     `yaml:"allow_private"`
+	Policy       []string `yaml:"policy"`
+	Default      string   `yaml:"default" oneof:"allow deny"`
+}
+
+type authFiles struct {
+	APIKey *authFile `yaml:"api_key"`
+	OAuth  *authFile `yaml:"oauth"`
+	PAT    *authFile `yaml:"pat"`
+}
+
+// authFile is how one kind of credential is carried.
+type authFile struct {
+	Header    string            `yaml:"header"`
+	Prefix    string            `yaml:"prefix"`
+	BasicUser string            `yaml:"basic_user"`
+	Query     string            `yaml:"query"`
+	Set       map[string]string `yaml:"set_headers"`
+	Add       map[string]string `yaml:"add_headers"`
+	Env       map[string]string `yaml:"env"`
+	Files     []phantomFile     `yaml:"files"`
+	Claims    string            `yaml:"claims"`
+	Probe     probeFile         `yaml:"probe"`
+}
+
+type phantomFile struct {
+	Path    string `yaml:"path"` // relative to the home directory
+	Content string `yaml:"content"`
+}
+
+type probeFile struct {
+	Host   string `yaml:"host"`
+	Method string `yaml:"method" oneof:"GET POST HEAD"`
+	Path   string `yaml:"path"`
+}
+
+type refreshFile struct {
+	TokenURL     string `yaml:"token_url"`
+	ClientID     string `yaml:"client_id"`
+	Scope        string `yaml:"scope"`
+	Form         bool   `yaml:"form"`
+	DeviceURL    string `yaml:"device_url"`
+	RevokeURL    string `yaml:"revoke_url"`
+	CAFile       string `yaml:"ca_file"`
+	AllowPrivate bool   `yaml:"allow_private"`
+}
+
+type servesFile struct {
+	AnthropicMessages string `yaml:"anthropic-messages"`
+	OpenAIResponses   string `yaml:"openai-responses"`
+	OpenAIChat        string `yaml:"openai-chat"`
+}
+
+// home is the home directory of the container's user.
+const home = "/home/dev/"
 
 var hostName = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -43,55 +109,170 @@ var hostName = sync.OnceValue(func() *regexp.Regexp {
 
 // framing are headers that say where a request goes or ends; a credential in one would let the
 // vault's front be talked into another request than the one it judged.
-var framing = []string{"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "content-type", "expect"}
+var framing = []string{"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "content-type", "expect",
+	"content-encoding", "keep-alive", "proxy-connection"}
+
+// faults gathers what is wrong in a file.
+type faults []config.FieldError
+
+func (f *faults) add(path, format string, args ...any) {
+	*f = append(*f, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
+}
 
 // Validate implements config.Validator.
 func (f *providerFile) Validate() []config.FieldError {
-	var errs []config.FieldError
-	bad := func(path, format string, args ...any) {
-		errs = append(errs, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
+	var bad faults
+	bad.host("host", f.Host)
+	f.Main.check(&bad, "")
+	for _, host := range slices.Sorted(maps.Keys(f.Routes)) {
+		bad.host("routes."+host, host)
+		if host == f.Host {
+			bad.add("routes."+host, "is the main host, whose keys stand at the top")
+		}
+		r := f.Routes[host]
+		r.check(&bad, "routes."+host+".")
 	}
-	if _, err := netip.ParseAddr(f.Host); err == nil || len(f.Host) > 253 || !hostName().MatchString(f.Host) {
-		bad("host", "must be a lower-case host name with a dot: the container's connections are judged by name")
+	for kind, a := range f.Auth.all() {
+		a.check(&bad, "auth."+kind+".")
 	}
-	if f.Port < 1 || f.Port > 65535 {
-		bad("port", "must be from 1 to 65535")
+	if len(f.Auth.all()) == 0 {
+		bad.add("auth", "at least one kind of credential is needed: api_key, oauth or pat")
 	}
-	if f.Upstream != "" {
-		u, err := url.Parse(f.Upstream)
-		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-			bad("upstream", "must be a URL https://HOST[:PORT][/PATH]: the credential is never sent in the clear")
+	if r := f.OAuthRefresh; r != nil {
+		if r.TokenURL == "" || r.ClientID == "" {
+			bad.add("oauth_refresh", "needs token_url and client_id")
+		}
+		for key, u := range map[string]string{"token_url": r.TokenURL, "device_url": r.DeviceURL, "revoke_url": r.RevokeURL} {
+			bad.url("oauth_refresh."+key, u)
 		}
 	}
-	for path, h := range f.headers() {
-		if !headerName.MatchString(h) || slices.Contains(framing, strings.ToLower(h)) {
-			bad(path, "%q cannot carry a credential", h)
+	for key, path := range f.Serves.paths() {
+		if !strings.HasPrefix(path, "/") {
+			bad.add("serves."+key, "must begin with /")
 		}
 	}
-	if strings.ContainsAny(f.Prefix, "\r\n\x00") {
-		bad("prefix", "must be one line")
+	for i, h := range f.AltHeaders {
+		bad.header(fmt.Sprintf("alt_headers[%d]", i), h)
 	}
-	for key, list := range map[string][]string{"deny_paths": f.DenyPaths, "allow_paths": f.AllowPaths} {
-		for i, p := range list {
-			if !strings.HasPrefix(p, "/") {
-				bad(fmt.Sprintf("%s[%d]", key, i), "must begin with /")
+	for i, q := range f.Query {
+		bad.param(fmt.Sprintf("query[%d]", i), q)
+	}
+	return bad
+}
+
+// Moved implements config.Mover.
+func (*providerFile) Moved() map[string]string {
+	return map[string]string{
+		"header":      "write auth: {api_key: {header: …}}",
+		"prefix":      "write auth: {api_key: {prefix: …}}",
+		"env":         "write auth: {api_key: {env: …}}",
+		"deny_paths":  "write policy: [deny /path/**]",
+		"allow_paths": "write policy: [allow /path/**] and default: deny",
+	}
+}
+
+func (bad *faults) host(path, host string) {
+	if _, err := netip.ParseAddr(host); err == nil || len(host) > 253 || !hostName().MatchString(host) {
+		bad.add(path, "must be a lower-case host name with a dot: the container's connections are judged by name")
+	}
+}
+
+func (bad *faults) url(path, s string) {
+	if s == "" {
+		return
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		bad.add(path, "must be a URL https://HOST[:PORT][/PATH]: the credential is never sent in the clear")
+	}
+}
+
+func (bad *faults) header(path, h string) {
+	if !headerName.MatchString(h) || slices.Contains(framing, strings.ToLower(h)) {
+		bad.add(path, "%q cannot carry a credential", h)
+	}
+}
+
+var paramName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,63}$`) })
+
+func (bad *faults) param(path, q string) {
+	if !paramName().MatchString(q) {
+		bad.add(path, "%q is not the name of a query parameter", q)
+	}
+}
+
+func (r *routeFile) check(bad *faults, at string) {
+	if r.Port < 0 || r.Port > 65535 {
+		bad.add(at+"port", "must be from 1 to 65535")
+	}
+	bad.url(at+"upstream", r.Upstream)
+	for i, line := range r.Policy {
+		if _, err := endpoint.ParseRule(line); err != nil {
+			bad.add(fmt.Sprintf("%spolicy[%d]", at, i), "%v", err)
+		}
+	}
+	if len(r.Policy) > endpoint.MaxRules {
+		bad.add(at+"policy", "at most %d rules are taken", endpoint.MaxRules)
+	}
+}
+
+func (a *authFile) check(bad *faults, at string) {
+	switch {
+	case a.Query != "" && (a.Header != "" || a.Prefix != "" || a.BasicUser != ""):
+		bad.add(at+"query", "is instead of header, prefix and basic_user")
+	case a.Query != "":
+		bad.param(at+"query", a.Query)
+	case a.Header != "":
+		bad.header(at+"header", a.Header)
+	}
+	if a.BasicUser != "" && (a.Prefix != "" || strings.ContainsAny(a.BasicUser, ":\r\n\x00")) {
+		bad.add(at+"basic_user", "must be without a colon, and without prefix")
+	}
+	if strings.ContainsAny(a.Prefix, "\r\n\x00") {
+		bad.add(at+"prefix", "must be one line")
+	}
+	for key, list := range map[string]map[string]string{"set_headers": a.Set, "add_headers": a.Add} {
+		for h, v := range list {
+			bad.header(at+key, h)
+			if strings.ContainsAny(v, "\r\n\x00") {
+				bad.add(at+key, "%s must be one line", h)
 			}
 		}
 	}
-	for k := range f.Env {
+	for k := range a.Env {
 		if !envName.MatchString(k) {
-			bad("env", "%q is not a name of an environment variable", k)
+			bad.add(at+"env", "%q is not a name of an environment variable", k)
 		}
 	}
-	return errs
+	for i, f := range a.Files {
+		if !filepath.IsLocal(f.Path) {
+			bad.add(fmt.Sprintf("%sfiles[%d].path", at, i), "must be relative to the home directory and stay in it")
+		}
+	}
+	if p := a.Probe; p != (probeFile{}) && !strings.HasPrefix(p.Path, "/") {
+		bad.add(at+"probe.path", "must begin with /")
+	}
 }
 
-func (f *providerFile) headers() map[string]string {
-	all := map[string]string{"header": f.Header}
-	for i, h := range f.AltHeaders {
-		all[fmt.Sprintf("alt_headers[%d]", i)] = h
+func (a *authFiles) all() map[string]*authFile {
+	m := map[string]*authFile{}
+	for kind, f := range map[string]*authFile{sandbox.APIKey: a.APIKey, sandbox.OAuth: a.OAuth, sandbox.PAT: a.PAT} {
+		if f != nil {
+			m[kind] = f
+		}
 	}
-	return all
+	return m
+}
+
+func (s *servesFile) paths() map[string]string {
+	m := map[string]string{}
+	for protocol, path := range map[string]string{sandbox.AnthropicMessages: s.AnthropicMessages,
+		sandbox.OpenAIResponses: s.OpenAIResponses, sandbox.OpenAIChat: s.OpenAIChat} {
+		if path != "" {
+			m[protocol] = path
+		}
+	}
+	return m
 }
 
 func loadProvider(name, path string, base *Provider) (*Provider, error) {
@@ -99,24 +280,115 @@ func loadProvider(name, path string, base *Provider) (*Provider, error) {
 		return nil, err
 	}
 	if base == nil {
-		base = &Provider{Title: name, Route: sandbox.Route{Port: 443, Header: "Authorization", Prefix: "Bearer "}}
+		base = &Provider{Title: name, Routes: []sandbox.Route{{Port: 443, Default: "allow"}}, Kinds: []string{sandbox.APIKey},
+			Auth: map[string]sandbox.Auth{sandbox.APIKey: {}}}
 	}
-	r := base.Route
-	f := providerFile{
-		Title: base.Title, Host: r.Host, Port: int(r.Port), Upstream: r.Upstream, CAFile: r.CAFile, AllowPrivate: r.AllowPrivate,
-		Header: r.Header, Prefix: r.Prefix, AltHeaders: r.AltHeaders, DenyPaths: r.DenyPaths, AllowPaths: r.AllowPaths,
-		Env: base.Env, KeyURL: base.KeyURL,
-	}
-	if err := config.Load(path, &f); err != nil {
+	f := base.file()
+	if err := config.Load(path, f); err != nil {
 		return nil, err
 	}
-	return &Provider{
-		Name: name, Title: f.Title, Env: f.Env, KeyURL: f.KeyURL,
-		Route: sandbox.Route{
-			Host: f.Host, Port: uint16(f.Port), Upstream: f.Upstream, CAFile: beside(path, f.CAFile), AllowPrivate: f.AllowPrivate,
-			Header: f.Header, Prefix: f.Prefix, AltHeaders: f.AltHeaders, DenyPaths: f.DenyPaths, AllowPaths: f.AllowPaths,
-		},
-	}, nil
+	return f.provider(name, path, base), nil
+}
+
+// file is the entry as a file would say it.
+func (p *Provider) file() *providerFile {
+	main := p.Routes[0]
+	f := &providerFile{
+		Title: p.Title, Host: main.Host,
+		Main: routeFile{Port: int(main.Port), Upstream: main.Upstream, CAFile: main.CAFile, AllowPrivate: main.AllowPrivate,
+			Policy: main.Policy, Default: main.Default},
+		Serves:     servesFile{p.Serves[sandbox.AnthropicMessages], p.Serves[sandbox.OpenAIResponses], p.Serves[sandbox.OpenAIChat]},
+		AltHeaders: p.AltHeaders, Query: p.Query, Forge: p.Forge, SharedDomain: p.SharedDomain,
+		DefaultModel: p.DefaultModel, FallbackModel: p.FallbackModel, KeyURL: p.KeyURL,
+	}
+	for kind, into := range map[string]**authFile{sandbox.APIKey: &f.Auth.APIKey, sandbox.OAuth: &f.Auth.OAuth, sandbox.PAT: &f.Auth.PAT} {
+		a, ok := p.Auth[kind]
+		if !ok {
+			continue
+		}
+		*into = &authFile{Header: a.Header, Prefix: a.Prefix, BasicUser: a.User, Query: a.Query, Set: a.Set, Add: a.Add, Env: a.Env,
+			Claims: a.Claims, Probe: probeFile(a.Probe)}
+		for _, file := range a.Files {
+			(*into).Files = append((*into).Files, phantomFile{strings.TrimPrefix(file.Path, home), file.Content})
+		}
+	}
+	if r := p.Refresh; r != nil {
+		rf := refreshFile(*r)
+		f.OAuthRefresh = &rf
+	}
+	return f
+}
+
+// provider turns a file that was laid over base into the entry.
+func (f *providerFile) provider(name, path string, base *Provider) *Provider {
+	p := &Provider{
+		Name: name, Title: f.Title, Auth: map[string]sandbox.Auth{}, Serves: f.Serves.paths(), KeyURL: f.KeyURL,
+		AltHeaders: f.AltHeaders, Query: f.Query, Forge: f.Forge, SharedDomain: f.SharedDomain,
+		DefaultModel: f.DefaultModel, FallbackModel: f.FallbackModel,
+	}
+	if p.Forge == "none" {
+		p.Forge = ""
+	}
+	p.Routes = append(p.Routes, f.Main.over(sandbox.Route{Host: f.Host, Port: 443}, path))
+	p.Routes[0].AllowPrivate = f.Main.AllowPrivate
+	for _, r := range base.Routes[1:] {
+		if over, ok := f.Routes[r.Host]; ok {
+			r = over.over(r, path)
+		}
+		p.Routes = append(p.Routes, r)
+	}
+	for _, host := range slices.Sorted(maps.Keys(f.Routes)) {
+		if !slices.Contains(p.Hosts(), host) {
+			r := f.Routes[host]
+			p.Routes = append(p.Routes, r.over(sandbox.Route{Host: host, Port: 443}, path))
+		}
+	}
+	for kind, a := range f.Auth.all() {
+		if a.Header == "" && a.Query == "" {
+			a.Header = "Authorization"
+			if a.Prefix == "" && a.BasicUser == "" {
+				a.Prefix = "Bearer "
+			}
+		}
+		auth := sandbox.Auth{Header: a.Header, Prefix: a.Prefix, User: a.BasicUser, Query: a.Query, Set: a.Set, Add: a.Add, Env: a.Env,
+			Claims: a.Claims, Probe: sandbox.Probe(a.Probe)}
+		for _, file := range a.Files {
+			auth.Files = append(auth.Files, sandbox.StartFile{Path: home + file.Path, Mode: 0o400, Content: file.Content})
+		}
+		p.Auth[kind] = auth
+	}
+	for _, kind := range append(slices.Clone(base.Kinds), sandbox.APIKey, sandbox.PAT, sandbox.OAuth) {
+		if _, ok := p.Auth[kind]; ok && !slices.Contains(p.Kinds, kind) {
+			p.Kinds = append(p.Kinds, kind)
+		}
+	}
+	if f.OAuthRefresh != nil {
+		r := sandbox.RefreshEndpoint(*f.OAuthRefresh)
+		r.CAFile = beside(path, r.CAFile)
+		p.Refresh = &r
+	}
+	return p
+}
+
+// over lays what the file says of a route over it.
+func (r routeFile) over(base sandbox.Route, path string) sandbox.Route {
+	if r.Port != 0 {
+		base.Port = uint16(r.Port)
+	}
+	if r.Upstream != "" {
+		base.Upstream = r.Upstream
+	}
+	if r.CAFile != "" {
+		base.CAFile = beside(path, r.CAFile)
+	}
+	base.AllowPrivate = base.AllowPrivate || r.AllowPrivate
+	if r.Policy != nil {
+		base.Policy = r.Policy
+	}
+	if r.Default != "" {
+		base.Default = r.Default
+	}
+	return base
 }
 
 // beside makes a path of a configuration file absolute: "~/" is the home directory, a relative

@@ -76,24 +76,6 @@ func (i Install) Resolve(goarch string) (Install, error) {
 	return i, nil
 }
 
-// Provider is a service with one credential and one relay route.
-type Provider struct {
-	Name   string
-	Title  string
-	Route  sandbox.Route
-	Env    map[string]string // for the container; "{phantom}" becomes the phantom token
-	KeyURL string            // where a person gets a key
-}
-
-// Grant lets a task use the provider's credential of a scope ("shared" or "project:NAME").
-func (p *Provider) Grant(scope string) sandbox.Grant {
-	env := make(map[string]string, len(p.Env))
-	for k, v := range p.Env {
-		env[k] = v
-	}
-	return sandbox.Grant{Provider: p.Name, Scope: scope, Route: p.Route, Env: env}
-}
-
 // Roster is the set of known agents and providers. It is read-only after Load.
 type Roster struct {
 	agents    map[string]*Agent
@@ -106,6 +88,18 @@ func (r *Roster) Agents() []*Agent { return sorted(r.agents) }
 
 // Providers lists the usable providers by name.
 func (r *Roster) Providers() []*Provider { return sorted(r.providers) }
+
+// RelayedHosts are the hosts that serve nothing but what a credential is for. A host that a
+// provider shares with other uses (Provider.SharedDomain) is none, whoever else is there.
+func (r *Roster) RelayedHosts() []string {
+	shared := map[string]bool{}
+	for _, p := range r.Providers() {
+		for _, host := range p.Hosts() {
+			shared[host] = shared[host] || p.SharedDomain
+		}
+	}
+	return slices.DeleteFunc(keys(shared), func(host string) bool { return shared[host] })
+}
 
 // Problems lists what is wrong with the user's files, in stable order.
 func (r *Roster) Problems() []error {

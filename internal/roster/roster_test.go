@@ -60,13 +60,14 @@ func TestProviderFileChangesOnlyItsKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Route.Upstream != "https://127.0.0.1:8443" || !p.Route.AllowPrivate || !filepath.IsAbs(p.Route.CAFile) || filepath.Base(filepath.Dir(p.Route.CAFile)) != "providers" {
-		t.Errorf("%+v", p.Route)
+	first := p.Routes[0]
+	if first.Upstream != "https://127.0.0.1:8443" || !first.AllowPrivate || !filepath.IsAbs(first.CAFile) || filepath.Base(filepath.Dir(first.CAFile)) != "providers" {
+		t.Errorf("%+v", first)
 	}
-	if p.Route.Host != "api.anthropic.com" || p.Route.Header != "x-api-key" || p.Env["ANTHROPIC_API_KEY"] != sandbox.PhantomMark {
+	if first.Host != "api.anthropic.com" || len(first.Policy) < 5 || p.Auth[sandbox.APIKey].Header != "x-api-key" || p.Auth[sandbox.APIKey].Env["ANTHROPIC_API_KEY"] != sandbox.PhantomMark {
 		t.Errorf("%+v", p)
 	}
-	if again, _ := load(t, nil).Provider("anthropic"); again.Route.Upstream != "" {
+	if again, _ := load(t, nil).Provider("anthropic"); again.Routes[0].Upstream != "" {
 		t.Error("one roster's file changed another roster")
 	}
 }
@@ -101,10 +102,18 @@ func TestProviderFileRefuses(t *testing.T) {
 	for name, content := range map[string]string{
 		"an address as host":    "host: 10.0.0.1",
 		"a name without a dot":  "host: localhost",
-		"a framing header":      "host: a.test\nheader: Host",
-		"a header with a space": "host: a.test\nheader: 'x y'",
+		"a framing header":      "host: a.test\nauth: {api_key: {header: Host}}",
+		"a header with a space": "host: a.test\nauth: {pat: {header: 'x y'}}",
+		"a colon in a user":     "host: a.test\nauth: {pat: {basic_user: 'a:b'}}",
+		"query and header":      "host: a.test\nauth: {pat: {query: key, header: X}}",
+		"a file outside":        "host: a.test\nauth: {pat: {files: [{path: ../x}]}}",
+		"two main hosts":        "host: a.test\nroutes: {a.test: {}}",
+		"a bad host":            "host: a.test\nroutes: {10.0.0.1: {}}",
+		"a bad rule of a route": "host: a.test\nroutes: {b.test: {policy: [deny v1]}}",
+		"a refresh half made":   "host: a.test\noauth_refresh: {client_id: x}",
+		"a protocol's path":     "host: a.test\nserves: {openai-chat: v1}",
 		"user in upstream":      "host: a.test\nupstream: https://u:p@a.test",
-		"a relative path":       "host: a.test\ndeny_paths: [v1]",
+		"a relative path":       "host: a.test\npolicy: [deny v1]",
 		"no host":               "title: x",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,9 +193,10 @@ func TestPrepare(t *testing.T) {
 
 func TestGrantIsACopy(t *testing.T) {
 	p, _ := load(t, nil).Provider("anthropic")
-	g := p.Grant("shared")
-	g.Env["ANTHROPIC_API_KEY"] = "changed"
-	if p.Env["ANTHROPIC_API_KEY"] != sandbox.PhantomMark {
+	g := p.Grant("shared", "", nil)
+	g.Auth[sandbox.APIKey].Env["ANTHROPIC_API_KEY"] = "changed"
+	g.Routes[0].Policy[0] = "changed"
+	if p.Routes[0].Policy[0] == "changed" || p.Auth[sandbox.APIKey].Env["ANTHROPIC_API_KEY"] != sandbox.PhantomMark {
 		t.Error("a grant changed the roster")
 	}
 }

@@ -16,7 +16,6 @@ const (
 	GuestProgram = "/run/terok/bin/terok"                    // the guest binary
 	BundleMount  = "/opt/terok/agents"                       // NAME below it is the agent's bundle, read-only
 	TaskAgentEnv = "TEROK_AGENT"                             // name of the task's agent
-	PhantomMark  = "{phantom}"                               // in Grant.Env: replaced by the phantom token
 )
 
 // AgentSpecPath is where the wrapper `terok guest agent NAME` finds its Agent.

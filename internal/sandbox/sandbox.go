@@ -123,34 +123,6 @@ type Gate struct {
 	Protected []string `json:"protected"` // branch names that the task may not move
 }
 
-// Vault says which credentials the task may use.
-type Vault struct {
-	Grants []Grant `json:"grants"`
-}
-
-// Grant lets a task use one provider's credential through the transparent front.
-type Grant struct {
-	Provider string            `json:"provider"` // roster name, e.g. "anthropic"
-	Scope    string            `json:"scope"`    // credential scope, "shared" or "project:<name>"
-	Route    Route             `json:"route"`
-	Env      map[string]string `json:"env"` // variables for the guest; "{phantom}" is replaced
-}
-
-// Route is how a provider is reached; it is data of the roster or of a user's provider file.
-type Route struct {
-	Host         string   `json:"host"`                    // the name that the container connects to
-	Port         uint16   `json:"port"`                    // usually 443
-	Upstream     string   `json:"upstream,omitempty"`      // URL to send to instead of https://host:port
-	CAFile       string   `json:"ca_file,omitempty"`       // further roots for the upstream, PEM
-	AllowPrivate bool     `json:"allow_private,omitempty"` // upstream may resolve into private ranges
-	Header       string   `json:"header"`                  // header that carries the credential
-	Prefix       string   `json:"prefix,omitempty"`        // e.g. "Bearer "
-	AltHeaders   []string `json:"alt_headers,omitempty"`   // other headers in which the phantom is accepted
-	DenyPaths    []string `json:"deny_paths,omitempty"`    // "[METHOD ]/prefix": refused
-	AllowPaths   []string `json:"allow_paths,omitempty"`   // "[METHOD ]/prefix": when set, only these
-	ServerFetch  bool     `json:"server_fetch,omitempty"`  // requests may make the provider fetch URLs
-}
-
 // Live binds a sandbox file to the processes of the running container. The supervisor's parent
 // writes it (keyholder.Register) once the container's init exists; the keyholder serves a
 // supervisor only when this record names it and an init that is alive.

@@ -6,8 +6,10 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -147,10 +149,11 @@ func (g *guestAPI) start() *sandbox.Start {
 		env[k] = v
 	}
 	if v := g.hand.File.Vault; v != nil {
+		s.Files = slices.Clone(s.Files)
 		for _, grant := range v.Grants {
-			for k, value := range grant.Env {
-				env[k] = strings.ReplaceAll(value, sandbox.PhantomMark, g.hand.Phantoms[grant.Provider])
-			}
+			vars, files := grant.Place(g.hand.Phantoms[grant.Provider])
+			maps.Copy(env, vars)
+			s.Files = append(s.Files, files...)
 		}
 	}
 	s.Env = env

@@ -265,7 +265,9 @@ func (p *parent) authority() error {
 	var hosts []string
 	p.hand.Phantoms = map[string]string{}
 	for _, g := range grants {
-		hosts = append(hosts, g.Route.Host)
+		for _, r := range g.Routes {
+			hosts = append(hosts, r.Host)
+		}
 		p.hand.Phantoms[g.Provider] = front.NewPhantom()
 	}
 	ca, err := front.NewAuthority(hosts, time.Now())

@@ -101,7 +101,8 @@ func guestServer(t *testing.T) (*guestAPI, *httptest.Server, *[]byte) {
 	said := &[]byte{}
 	g := &guestAPI{hand: &handover{secrets: secrets{GateToken: "token", Phantoms: map[string]string{"p": "phantom"}},
 		File: sandbox.File{SigningKey: make([]byte, 32), Start: sandbox.Start{Env: map[string]string{"A": "b"}},
-			Vault: &sandbox.Vault{Grants: []sandbox.Grant{{Provider: "p", Env: map[string]string{"KEY": "x" + sandbox.PhantomMark}}}}}},
+			Vault: &sandbox.Vault{Grants: []sandbox.Grant{{Provider: "p", Kind: sandbox.APIKey,
+				Auth: map[string]sandbox.Auth{sandbox.APIKey: {Env: map[string]string{"KEY": "x" + sandbox.PhantomMark}}}}}}}},
 		record: audit.Discard, say: func(op byte) error { *said = append(*said, op); return nil },
 		why: func(control.Target) control.Explanation {
 			return control.Explanation{Verdict: "deny", Rule: &control.RuleView{Source: "/home/x/project.yml:3"}}

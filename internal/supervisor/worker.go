@@ -209,12 +209,12 @@ func (s *service) vault(lookup *dns.Lookup) error {
 		return err
 	}
 	s.session = keyholder.NewSession(nil)
-	var routes []front.Route
+	var grants []front.Grant
 	for _, g := range s.hand.File.Vault.Grants {
-		routes = append(routes, front.Route{Provider: g.Provider, Route: g.Route, Phantom: s.hand.Phantoms[g.Provider]})
+		grants = append(grants, front.Grant{Grant: g, Phantom: s.hand.Phantoms[g.Provider]})
 	}
 	d := &upstreamDialer{lookup: lookup.LookupHost, rules: s.rules}
-	s.front, err = front.New(front.Config{Routes: routes, Authority: ca, Credentials: s.session.Credential,
+	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential,
 		Dial: d.dial, Record: s.ledger})
 	return err
 }
@@ -230,8 +230,10 @@ func (s *service) gitGate() {
 
 func (s *service) routed(name string) bool {
 	for _, g := range s.hand.File.Vault.Grants {
-		if g.Route.Host == name {
-			return true
+		for _, r := range g.Routes {
+			if r.Host == name {
+				return true
+			}
 		}
 	}
 	return false

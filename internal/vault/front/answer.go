@@ -13,7 +13,7 @@ import (
 )
 
 // answer writes a refusal in the shape that the provider's own clients understand.
-func (f *Front) answer(w http.ResponseWriter, r *http.Request, rt *route, x *exchange, ref *refusal) {
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, ref *refusal) {
 	x.status, x.reason = ref.status, ref.code
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -22,7 +22,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, rt *route, x *exc
 	if ref.status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "15")
 	}
-	body := errorBody(rt.Provider == "anthropic" || r.Header.Get("Anthropic-Version") != "", ref)
+	body := errorBody(x.route.Provider == "anthropic" || r.Header.Get("Anthropic-Version") != "", ref)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(ref.status)
 	if r.Method != http.MethodHead {

@@ -19,11 +19,6 @@ import (
 	"terok/internal/audit"
 )
 
-func parseTarget(s string) (*url.URL, bool) {
-	u, err := url.ParseRequestURI(s)
-	return u, err == nil
-}
-
 // BenchmarkFrontVersusReverseProxy drives the front and a bare httputil.ReverseProxy, both with
 // TLS on both sides and the same upstream, in alternating rounds of the same run: 16 kept-alive
 // connections, 1 KiB each way. It reports both rates, the median ratio and the median latencies.
@@ -49,7 +44,8 @@ func BenchmarkFrontVersusReverseProxy(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	rt := r.front.routes[target{testHost, 443}]
+	site := r.front.sites[target{testHost, 443}]
+	rt := site.routes[0]
 	bare := &httputil.ReverseProxy{
 		Rewrite:       func(p *httputil.ProxyRequest) { p.SetURL(up); p.Out.Header.Set("X-Api-Key", realKey) },
 		Transport:     rt.transport.Clone(),
@@ -61,7 +57,7 @@ func BenchmarkFrontVersusReverseProxy(b *testing.B) {
 		b.Fatal(err)
 	}
 	srv := &http.Server{Handler: bare}
-	go srv.Serve(tls.NewListener(l, rt.tls.Clone()))
+	go srv.Serve(tls.NewListener(l, site.tls.Clone()))
 	defer srv.Close()
 
 	body := append([]byte(`{"messages":"`), bytes.Repeat([]byte("a"), 1008)...)

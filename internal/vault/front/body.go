@@ -158,7 +158,8 @@ func inspectForm(body string) error {
 	return nil
 }
 
-// hasCredentialParam reports whether a query or form names a credential, or cannot be read.
+// hasCredentialParam reports whether a form names a credential, or a method that it means instead
+// (Rack and others obey _method), or cannot be read.
 func hasCredentialParam(raw string) bool {
 	if raw == "" {
 		return false
@@ -168,7 +169,7 @@ func hasCredentialParam(raw string) bool {
 		return true
 	}
 	for name := range values {
-		if n := foldName(name); credentialNames[n] || weakNames[n] {
+		if n := foldName(name); credentialNames[n] || weakNames[n] || n == "method" && strings.HasPrefix(name, "_") {
 			return true
 		}
 	}

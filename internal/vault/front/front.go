@@ -44,10 +44,9 @@ import (
 // Secret is a real credential.
 type Secret = keyholder.Secret
 
-// Route is one routed host with the phantom of this container start.
-type Route struct {
-	Provider string // roster name
-	sandbox.Route
+// Grant is one provider that the container may use, with the phantom of this container start.
+type Grant struct {
+	sandbox.Grant
 	Phantom string // as made by NewPhantom
 }
 
@@ -61,7 +60,7 @@ type Limits struct {
 
 // Config is what New needs; every field but Limits and Now must be set.
 type Config struct {
-	Routes    []Route
+	Grants    []Grant
 	Authority *Authority
 	// Credentials returns the secret for a provider; keyholder.ErrLocked and
 	// keyholder.ErrNoCredential are answered in words. (*keyholder.Session).Credential.

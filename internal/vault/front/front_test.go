@@ -91,10 +91,10 @@ func newRig(t testing.TB, handler http.HandlerFunc, opts ...option) *rig {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(host, portString(port)))
 		},
-		Routes: []Route{{Provider: "anthropic", Phantom: r.phantom, Route: sandbox.Route{
-			Host: testHost, Port: 443, Upstream: r.upstream.URL, CAFile: caFile, AllowPrivate: true,
-			Header: "x-api-key", AltHeaders: []string{"Authorization"},
-		}}},
+		Grants: []Grant{{Phantom: r.phantom, Grant: sandbox.Grant{Provider: "anthropic", Kind: sandbox.APIKey,
+			Auth: map[string]sandbox.Auth{sandbox.APIKey: {Header: "x-api-key"}},
+			Routes: []sandbox.Route{{Host: testHost, Port: 443, Upstream: r.upstream.URL, CAFile: caFile, AllowPrivate: true,
+				Default: "allow"}}}}},
 	}
 	for _, o := range opts {
 		o(&cfg, r.upstream)
@@ -258,8 +258,10 @@ func mustNotReach(t *testing.T) http.HandlerFunc {
 
 func TestRefusals(t *testing.T) {
 	r := newRig(t, mustNotReach(t), func(c *Config, _ *httptest.Server) {
-		c.Routes[0].AllowPaths = []string{"/v1/messages", "GET /v1/models", "/v1/complete"}
-		c.Routes[0].DenyPaths = []string{"/v1/messages/secret", "/api/oauth/claude_cli/create_api_key"}
+		rt := &c.Grants[0].Routes[0]
+		rt.Default = "deny"
+		rt.Policy = []string{"deny /v1/messages/secret/**", "deny /api/oauth/claude_cli/create_api_key",
+			"allow /v1/messages/**", "allow GET /v1/models", "allow /v1/complete"}
 	})
 	ok := `{"messages":[]}`
 	for _, tt := range []struct {
@@ -271,13 +273,13 @@ func TestRefusals(t *testing.T) {
 		status int
 		code   string
 	}{
-		{name: "no token", change: func(q *http.Request) { q.Header.Del("X-Api-Key") }, status: 403, code: "missing_token"},
-		{name: "wrong token", change: func(q *http.Request) { q.Header.Set("X-Api-Key", NewPhantom()) }, status: 403, code: "invalid_token"},
-		{name: "real looking key", change: func(q *http.Request) { q.Header.Set("X-Api-Key", "sk-ant-api03-attacker") }, status: 403, code: "invalid_token"},
-		{name: "phantom with a tail", change: func(q *http.Request) { q.Header.Set("X-Api-Key", r.phantom+"a") }, status: 403, code: "invalid_token"},
-		{name: "phantom and a foreign bearer", change: func(q *http.Request) { q.Header.Set("Authorization", "Bearer sk-attacker") }, status: 403, code: "invalid_token"},
-		{name: "phantom twice, one foreign", change: func(q *http.Request) { q.Header["X-Api-Key"] = []string{r.phantom, "sk-attacker"} }, status: 403, code: "invalid_token"},
-		{name: "phantom in the wrong header", change: func(q *http.Request) { q.Header.Del("X-Api-Key"); q.Header.Set("X-Goog-Api-Key", r.phantom) }, status: 403, code: "foreign_credential"},
+		{name: "no token", change: func(q *http.Request) { q.Header.Del("X-Api-Key") }, status: 401, code: "missing_token"},
+		{name: "wrong token", change: func(q *http.Request) { q.Header.Set("X-Api-Key", NewPhantom()) }, status: 401, code: "invalid_token"},
+		{name: "real looking key", change: func(q *http.Request) { q.Header.Set("X-Api-Key", "sk-ant-api03-attacker") }, status: 403, code: "foreign_credential"},
+		{name: "phantom with a tail", change: func(q *http.Request) { q.Header.Set("X-Api-Key", r.phantom+"a") }, status: 401, code: "invalid_token"},
+		{name: "phantom and a foreign bearer", change: func(q *http.Request) { q.Header.Set("Authorization", "Bearer sk-attacker") }, status: 403, code: "foreign_credential"},
+		{name: "phantom twice, one foreign", change: func(q *http.Request) { q.Header["X-Api-Key"] = []string{r.phantom, "sk-attacker"} }, status: 403, code: "foreign_credential"},
+		{name: "phantom in the wrong header", change: func(q *http.Request) { q.Header.Del("X-Api-Key"); q.Header.Set("X-Auth-Key-Token", r.phantom) }, status: 403, code: "foreign_credential"},
 		{name: "cookie", change: func(q *http.Request) { q.Header.Set("Cookie", "sessionKey=x") }, status: 403, code: "foreign_credential"},
 		{name: "proxy authorization", change: func(q *http.Request) { q.Header.Set("Proxy-Authorization", "Basic eDp5") }, status: 403, code: "foreign_credential"},
 		{name: "private token", change: func(q *http.Request) { q.Header.Set("Private-Token", "x") }, status: 403, code: "foreign_credential"},
@@ -324,7 +326,9 @@ func TestRefusals(t *testing.T) {
 		{name: "empty segment", path: "//evil.example/v1/messages", status: 400, code: "bad_target"},
 		{name: "backslash", path: `/v1/messages/%5c..%5cx`, status: 400, code: "bad_target"},
 		{name: "parameter", path: `/v1/messages;x=1`, status: 400, code: "bad_target"},
-		{name: "method override", change: func(q *http.Request) { q.Header.Set("X-Http-Method-Override", "DELETE") }, status: 400, code: "bad_target"},
+		{name: "method override", change: func(q *http.Request) { q.Header.Set("X-Http-Method-Override", "DELETE") }, path: "/v1/models", method: "GET", status: 403, code: "path_denied"},
+		{name: "method override of another word", change: func(q *http.Request) { q.Header.Set("X-Method-Override", "CONNECT") }, status: 405, code: "method_denied"},
+		{name: "method override in the query", path: "/v1/models?_method=DELETE", method: "GET", status: 403, code: "path_denied"},
 		{name: "trace", method: "TRACE", status: 405, code: "method_denied"},
 		{name: "unknown method", method: "PROPFIND", status: 405, code: "method_denied"},
 		{name: "many headers", change: func(q *http.Request) {
@@ -395,7 +399,7 @@ func TestWhatAgentsSendPasses(t *testing.T) {
 }
 
 func TestServerFetchAllowed(t *testing.T) {
-	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {}, func(c *Config, _ *httptest.Server) { c.Routes[0].ServerFetch = true })
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {}, func(c *Config, _ *httptest.Server) { c.Grants[0].ServerFetch = true })
 	if resp, _ := r.do(r.request("POST", "/v1/messages", `{"mcp_servers":[{"url":"https://x"}]}`)); resp.StatusCode != 200 {
 		t.Error(resp.Status)
 	}

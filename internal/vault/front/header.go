@@ -28,14 +28,17 @@ func (rt *route) outHeader(in http.Header, key *armed) http.Header {
 			delete(out, http.CanonicalHeaderKey(strings.TrimSpace(name)))
 		}
 	}
-	for _, name := range rt.accepted {
+	for _, name := range rt.headers {
 		delete(out, name)
 	}
 	if out["User-Agent"] == nil {
 		out["User-Agent"] = noUserAgent // net/http would add its own
 	}
 	out["Accept-Encoding"] = identityEncoding
-	out[rt.accepted[0]] = key.header
+	key.auth.extra(out, nil)
+	if key.auth.header != "" {
+		out[key.auth.header] = key.header
+	}
 	return out
 }
 

@@ -184,27 +184,6 @@ func FuzzScrubber(f *testing.F) {
 	})
 }
 
-func FuzzPlainPath(f *testing.F) {
-	for _, s := range []string{"/v1/messages", "/a/../b", "/%2e%2e/x", "//x", "/a//b", "/a;b", "/a%2Fb", "/", "/a/"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, target string) {
-		u, ok := parseTarget(target)
-		if !ok {
-			return
-		}
-		path, ok := plainPath(u)
-		if !ok {
-			return
-		}
-		for _, bad := range []string{"//", "/../", "/./", "\\", ";", "%"} {
-			if strings.Contains(path+"/", bad) && path != "/" {
-				t.Fatalf("%q passed as %q", target, path)
-			}
-		}
-	})
-}
-
 func BenchmarkInspect(b *testing.B) {
 	doc := []byte(`{"model":"m","max_tokens":1000,"messages":[{"role":"user","content":[{"type":"text","text":"` + strings.Repeat("word ", 20000) + `"}]}],"stream":true}`)
 	b.SetBytes(int64(len(doc)))
@@ -230,7 +209,7 @@ func BenchmarkScrub(b *testing.B) {
 }
 
 func TestArmsOnce(t *testing.T) {
-	rt := &route{}
+	rt := &route{grant: &grant{auths: map[string]*auth{"": {header: "X"}}}}
 	start := time.Now()
 	a, err := rt.arm(Secret{Value: []byte(realKey)})
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 )
 
 // record writes the ledger's line: who, how much and how long, never a path or a header.
-func (f *Front) record(r *http.Request, rt *route, x *exchange, started time.Time) {
+func (f *Front) record(r *http.Request, x *exchange, started time.Time) {
+	rt := x.route
 	method := r.Method
 	if len(method) > 8 {
 		method = "OTHER"

@@ -24,7 +24,7 @@ var weakNames = map[string]bool{
 var structuralNames = map[string]bool{
 	"type": true, "url": true, "source": true, "content": true, "input": true, "tools": true,
 	"inputschema": true, "inputexamples": true, "schema": true, "format": true, "outputformat": true,
-	"jsonschema": true, "mcpservers": true, "serverurl": true, "fileurl": true, "imageurl": true,
+	"jsonschema": true, "method": true, "mcpservers": true, "serverurl": true, "fileurl": true, "imageurl": true,
 }
 
 // foldedNames maps every name of the tables to itself, so that folding allocates nothing.

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -12,68 +13,162 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"terok/internal/sandbox"
+	"terok/internal/vault/endpoint"
 )
 
-// route is a Route made ready to serve.
+// site is one routed host and port. It can belong to several providers: the phantom of a request
+// says which of the routes is meant.
+type site struct {
+	host   string
+	port   uint16
+	tls    *tls.Config
+	routes []*route
+}
+
+// grant is a Grant made ready to serve; its routes share it.
+type grant struct {
+	Grant
+	auths   map[string]*auth // by kind of credential
+	headers []string         // canonical names of headers in which the phantom may stand
+	project *endpoint.Policy // nil without rules of the project
+	armed   atomic.Pointer[armed]
+}
+
+// auth is a sandbox.Auth made ready.
+type auth struct {
+	sandbox.Auth
+	header string            // canonical; "" with Query
+	set    map[string]string // canonical
+	add    map[string]string
+}
+
+// route is one host of a grant.
 type route struct {
-	Route
+	*grant
+	sandbox.Route
 	upstream  *url.URL // scheme, host:port and path prefix without trailing slash
-	tls       *tls.Config
 	transport *http.Transport
-	accepted  []string // canonical header names in which the phantom may stand
-	allow     []pathRule
-	deny      []pathRule
-	armed     atomic.Pointer[armed] // the last secret, ready to use
+	policy    *endpoint.Policy
 }
 
 // armed is a secret with what is derived from it once.
 type armed struct {
 	secret Secret
+	auth   *auth
 	header []string // value of the credential header
 	scrub  *scrubber
 }
 
-func (f *Front) newRoute(r Route) (*route, error) {
-	rt := &route{Route: r}
+// usualHeaders are where clients of one API or another put a key. The phantom is accepted in all
+// of them, from every client: what counts is that nothing else stands there.
+var usualHeaders = []string{"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Private-Token", "Job-Token"}
+
+// addGrant makes a grant's routes ready and adds them to their sites.
+func (f *Front) addGrant(g Grant) error {
+	if len(g.Phantom) < 16 {
+		return errors.New("phantom token missing")
+	}
+	gr := &grant{Grant: g, auths: map[string]*auth{}, headers: slices.Clone(usualHeaders)}
+	for kind, a := range g.Auth {
+		ready, err := newAuth(a)
+		if err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+		gr.auths[kind] = ready
+		if ready.header != "" {
+			gr.headers = append(gr.headers, ready.header)
+		}
+	}
+	if len(gr.auths) == 0 {
+		return errors.New("no kind of credential")
+	}
+	for _, h := range g.AltHeaders {
+		if !httpguts.ValidHeaderFieldName(h) {
+			return fmt.Errorf("%q is not a header", h)
+		}
+		gr.headers = append(gr.headers, http.CanonicalHeaderKey(h))
+	}
+	slices.Sort(gr.headers)
+	gr.headers = slices.Compact(gr.headers)
+	if len(g.Project) > 0 {
+		var err error
+		if gr.project, err = endpoint.New(g.Project, "allow"); err != nil {
+			return err
+		}
+	}
+	f.grants = append(f.grants, gr)
+	for _, r := range g.Routes {
+		if err := f.addRoute(gr, r); err != nil {
+			return fmt.Errorf("%s: %w", r.Host, err)
+		}
+	}
+	return nil
+}
+
+func (f *Front) addRoute(gr *grant, r sandbox.Route) error {
 	if !validHost(r.Host) || r.Port == 0 {
-		return nil, fmt.Errorf("%q, port %d is not a host to route", r.Host, r.Port)
+		return fmt.Errorf("%q, port %d is not a host to route", r.Host, r.Port)
 	}
-	if len(r.Phantom) < 16 {
-		return nil, errors.New("phantom token missing")
-	}
-	if !httpguts.ValidHeaderFieldName(r.Header) || !httpguts.ValidHeaderFieldValue(r.Prefix) {
-		return nil, fmt.Errorf("%q is not a header", r.Header)
-	}
-	rt.accepted = []string{http.CanonicalHeaderKey(r.Header)}
-	for _, h := range r.AltHeaders {
-		rt.accepted = append(rt.accepted, http.CanonicalHeaderKey(h))
-	}
+	rt := &route{grant: gr, Route: r}
 	var err error
 	if rt.upstream, err = upstreamURL(r); err != nil {
-		return nil, err
+		return err
 	}
-	if rt.allow, err = parsePathRules(r.AllowPaths); err != nil {
-		return nil, err
+	if rt.policy, err = endpoint.New(r.Policy, r.Default); err != nil {
+		return err
 	}
-	if rt.deny, err = parsePathRules(r.DenyPaths); err != nil {
-		return nil, err
+	if rt.transport, err = f.newTransport(rt); err != nil {
+		return err
 	}
-	if rt.tls, err = f.serverTLS(r.Host); err != nil {
-		return nil, err
+	key := target{r.Host, r.Port}
+	s := f.sites[key]
+	if s == nil {
+		s = &site{host: r.Host, port: r.Port}
+		if s.tls, err = f.serverTLS(r.Host); err != nil {
+			return err
+		}
+		f.sites[key] = s
 	}
-	rt.transport, err = f.newTransport(rt)
-	return rt, err
+	for _, other := range s.routes {
+		if other.Provider == gr.Provider || other.Phantom == gr.Phantom {
+			return fmt.Errorf("two routes for port %d", r.Port)
+		}
+	}
+	s.routes = append(s.routes, rt)
+	return nil
+}
+
+func newAuth(a sandbox.Auth) (*auth, error) {
+	ready := &auth{Auth: a, set: map[string]string{}, add: map[string]string{}}
+	if a.Query == "" {
+		if !httpguts.ValidHeaderFieldName(a.Header) || !httpguts.ValidHeaderFieldValue(a.Prefix) {
+			return nil, fmt.Errorf("%q is not a header", a.Header)
+		}
+		ready.header = http.CanonicalHeaderKey(a.Header)
+	}
+	for from, to := range map[*map[string]string]map[string]string{&a.Set: ready.set, &a.Add: ready.add} {
+		for h, v := range *from {
+			if !httpguts.ValidHeaderFieldName(h) || !httpguts.ValidHeaderFieldValue(v) {
+				return nil, fmt.Errorf("%q is not a header", h)
+			}
+			to[http.CanonicalHeaderKey(h)] = v
+		}
+	}
+	return ready, nil
 }
 
 // upstreamURL decides where requests go. Plain http is for a loopback upstream that the operator
 // wrote down as private, and nothing else: a credential never travels unprotected.
-func upstreamURL(r Route) (*url.URL, error) {
+func upstreamURL(r sandbox.Route) (*url.URL, error) {
 	if r.Upstream == "" {
 		u := &url.URL{Scheme: "https", Host: r.Host}
 		if r.Port != 443 {
@@ -145,20 +240,10 @@ func (f *Front) newTransport(rt *route) (*http.Transport, error) {
 	}, nil
 }
 
-// carriesPhantom reports whether a credential header's value is this route's phantom, bare or
-// after the scheme word. The comparison takes the same time wherever they differ.
-func (rt *route) carriesPhantom(value string) bool {
-	value = strings.TrimSpace(value)
-	if scheme, rest, ok := strings.Cut(value, " "); ok &&
-		(strings.EqualFold(scheme, "bearer") || strings.EqualFold(scheme, "token") || strings.EqualFold(scheme, strings.TrimSpace(rt.Prefix))) {
-		value = strings.TrimSpace(rest)
-	}
-	return subtle.ConstantTimeCompare([]byte(value), []byte(rt.Phantom)) == 1
-}
-
 // arm makes a secret ready to use; the same secret is made ready once.
-func (rt *route) arm(s Secret) (*armed, error) {
-	if a := rt.armed.Load(); a != nil && len(a.secret.Value) == len(s.Value) && subtle.ConstantTimeCompare(a.secret.Value, s.Value) == 1 {
+func (g *grant) arm(s Secret) (*armed, error) {
+	if a := g.armed.Load(); a != nil && a.secret.Kind == s.Kind && len(a.secret.Value) == len(s.Value) &&
+		subtle.ConstantTimeCompare(a.secret.Value, s.Value) == 1 {
 		return a, nil
 	}
 	if len(s.Value) < minSecret || len(s.Value) > maxSecret {
@@ -169,101 +254,33 @@ func (rt *route) arm(s Secret) (*armed, error) {
 			return nil, errors.New("credential is not visible ASCII")
 		}
 	}
-	a := &armed{secret: s, header: []string{rt.Prefix + string(s.Value)}, scrub: newScrubber(s.Value)}
-	rt.armed.Store(a)
+	au := g.auths[s.Kind]
+	if au == nil {
+		return nil, fmt.Errorf("%s takes no credential of the kind %s", g.Provider, s.Kind)
+	}
+	a := &armed{secret: s, auth: au, scrub: newScrubber(s.Value)}
+	switch {
+	case au.Query != "":
+	case au.User != "":
+		a.header = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(au.User+":"+string(s.Value)))}
+	default:
+		a.header = []string{au.Prefix + string(s.Value)}
+	}
+	g.armed.Store(a)
 	return a, nil
 }
 
 // disarm forgets what was derived from the last secret.
-func (rt *route) disarm() { rt.armed.Store(nil) }
+func (g *grant) disarm() { g.armed.Store(nil) }
 
-// pathRule is one "[METHOD ]/prefix" of a route.
-type pathRule struct {
-	method string // "" is any
-	prefix string // "/a/b": that path and everything below; a trailing "*" is a plain prefix
-	glob   bool
-}
-
-func parsePathRules(list []string) ([]pathRule, error) {
-	var out []pathRule
-	for _, s := range list {
-		r := pathRule{prefix: s}
-		if method, rest, ok := strings.Cut(s, " "); ok {
-			r.method, r.prefix = method, strings.TrimSpace(rest)
-		}
-		r.prefix, r.glob = strings.CutSuffix(r.prefix, "*")
-		if !r.glob && len(r.prefix) > 1 {
-			r.prefix = strings.TrimSuffix(r.prefix, "/")
-		}
-		if !strings.HasPrefix(r.prefix, "/") || r.method != strings.ToUpper(r.method) {
-			return nil, fmt.Errorf("path rule %q is not [METHOD ]/prefix", s)
-		}
-		out = append(out, r)
-	}
-	return out, nil
-}
-
-func (p pathRule) matches(method, path string, fold bool) bool {
-	if p.method != "" && p.method != method {
-		return false
-	}
-	prefix := p.prefix
-	if fold {
-		prefix, path = strings.ToLower(prefix), strings.ToLower(path)
-	}
-	rest, ok := strings.CutPrefix(path, prefix)
-	return ok && (p.glob || rest == "" || rest[0] == '/' || prefix == "/")
-}
-
-// reachable applies the path policy to a normalised path: deny rules first and without regard to
-// case, then allow rules where there are any.
-func (rt *route) reachable(method, path string) bool {
-	for _, r := range rt.deny {
-		if r.matches(method, path, true) {
-			return false
+// decide applies the policies to a path: the project's can only take away, unless it may widen.
+func (rt *route) decide(method string, path endpoint.Path) endpoint.Action {
+	if rt.project != nil {
+		a, by := rt.project.Decide(method, path)
+		if a == endpoint.Deny || rt.Widen && by != nil {
+			return a
 		}
 	}
-	if len(rt.allow) == 0 {
-		return true
-	}
-	for _, r := range rt.allow {
-		if r.matches(method, path, false) {
-			return true
-		}
-	}
-	return false
-}
-
-// plainPath returns the decoded path when every reader reads it alike; otherwise false: dot
-// segments, empty segments, encoded slashes, backslashes, dots and percent signs, parameters and
-// control characters are read differently by different servers, and a policy judged on one
-// reading would be stepped around by another.
-func plainPath(u *url.URL) (string, bool) {
-	raw, path := u.EscapedPath(), u.Path
-	if !strings.HasPrefix(path, "/") {
-		return "", false
-	}
-	for i := 0; i+2 < len(raw); i++ {
-		if raw[i] != '%' {
-			continue
-		}
-		switch strings.ToLower(raw[i+1 : i+3]) {
-		case "2f", "5c", "2e", "25", "3b", "3f", "23":
-			return "", false
-		}
-	}
-	for _, c := range []byte(path) {
-		if c < 0x20 || c == 0x7f || c == '\\' || c == ';' {
-			return "", false
-		}
-	}
-	for _, seg := range strings.Split(strings.TrimSuffix(path[1:], "/"), "/") {
-		if seg == "." || seg == ".." || seg == "" && path != "/" {
-			return "", false
-		}
-	}
-	if len(path) > 1 {
-		path = strings.TrimSuffix(path, "/")
-	}
-	return path, true
+	a, _ := rt.policy.Decide(method, path)
+	return a
 }

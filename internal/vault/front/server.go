@@ -18,7 +18,8 @@ import (
 // Front relays connections to routed hosts. Make it with New, end it with Close.
 type Front struct {
 	cfg      Config
-	routes   map[target]*route
+	sites    map[target]*site
+	grants   []*grant
 	server   *http.Server
 	conns    *handover
 	serving  sync.WaitGroup
@@ -43,19 +44,12 @@ func New(cfg Config) (*Front, error) {
 	setDefault(&cfg.Limits.Body, 128<<20)
 	setDefault(&cfg.Limits.Inspect, 1<<20)
 	setDefault(&cfg.Limits.Connection, 256)
-	f := &Front{cfg: cfg, routes: map[target]*route{}, conns: newHandover()}
-	for _, r := range cfg.Routes {
-		rt, err := f.newRoute(r)
-		if err != nil {
+	f := &Front{cfg: cfg, sites: map[target]*site{}, conns: newHandover()}
+	for _, g := range cfg.Grants {
+		if err := f.addGrant(g); err != nil {
 			f.closeRoutes()
-			return nil, fmt.Errorf("route %s: %w", r.Provider, err)
+			return nil, fmt.Errorf("provider %s: %w", g.Provider, err)
 		}
-		key := target{rt.Host, rt.Port}
-		if f.routes[key] != nil {
-			f.closeRoutes()
-			return nil, fmt.Errorf("two routes for %s:%d", rt.Host, rt.Port)
-		}
-		f.routes[key] = rt
 	}
 	f.server = &http.Server{
 		Handler:           f,
@@ -66,7 +60,7 @@ func New(cfg Config) (*Front, error) {
 		// OPTIONS * is judged like everything else.
 		DisableGeneralOptionsHandler: true,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, routeKey{}, c.(*tls.Conn).NetConn().(*clientConn).route)
+			return context.WithValue(ctx, siteKey{}, c.(*tls.Conn).NetConn().(*clientConn).site)
 		},
 	}
 	f.serving.Add(1)
@@ -93,41 +87,43 @@ func (f *Front) Close() error {
 }
 
 func (f *Front) closeRoutes() {
-	for _, r := range f.routes {
-		r.transport.CloseIdleConnections()
+	for _, s := range f.sites {
+		for _, r := range s.routes {
+			r.transport.CloseIdleConnections()
+		}
 	}
 }
 
 // Routed reports whether connections to name and port belong to the front. Name is a lower-case
 // A-label name without trailing dot.
-func (f *Front) Routed(name string, port uint16) bool { return f.routes[target{name, port}] != nil }
+func (f *Front) Routed(name string, port uint16) bool { return f.sites[target{name, port}] != nil }
 
 // ServeConn serves a connection that the container opened to name and port, and returns when it
 // has ended; c is closed then. When ctx ends the connection is cut. A connection that is not
 // routed, or is one too many, is closed at once.
 func (f *Front) ServeConn(ctx context.Context, c net.Conn, name string, port uint16) {
-	r := f.routes[target{name, port}]
-	if r == nil {
+	s := f.sites[target{name, port}]
+	if s == nil {
 		c.Close()
 		return
 	}
-	cc := &clientConn{Conn: c, route: r, ended: make(chan struct{})}
+	cc := &clientConn{Conn: c, site: s, ended: make(chan struct{})}
 	defer cc.Close()
 	stop := context.AfterFunc(ctx, func() { cc.Close() })
 	defer stop()
-	if !f.conns.give(ctx, tls.Server(cc, r.tls), f.cfg.Limits.Connection) {
+	if !f.conns.give(ctx, tls.Server(cc, s.tls), f.cfg.Limits.Connection) {
 		return
 	}
 	<-cc.ended
 	f.conns.done()
 }
 
-type routeKey struct{}
+type siteKey struct{}
 
 // clientConn is a connection whose end ServeConn can wait for.
 type clientConn struct {
 	net.Conn
-	route *route
+	site  *site
 	once  sync.Once
 	ended chan struct{}
 }

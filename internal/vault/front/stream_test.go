@@ -353,9 +353,9 @@ func TestOnlyTheConnectionsNameIsServed(t *testing.T) {
 
 func TestUpstreamIsVerified(t *testing.T) {
 	for name, spoil := range map[string]option{
-		"unknown authority": func(c *Config, _ *httptest.Server) { c.Routes[0].CAFile = "" },
+		"unknown authority": func(c *Config, _ *httptest.Server) { c.Grants[0].Routes[0].CAFile = "" },
 		"another name": func(c *Config, s *httptest.Server) {
-			c.Routes[0].Upstream = strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
+			c.Grants[0].Routes[0].Upstream = strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
 			c.Dial = func(context.Context, string, uint16, bool) (net.Conn, error) {
 				return net.Dial("tcp", s.Listener.Addr().String())
 			}
@@ -387,35 +387,42 @@ func TestBadRoutes(t *testing.T) {
 	}
 	base := Config{Authority: a, Credentials: (&rig{}).credentials, Record: &rig{},
 		Dial: func(context.Context, string, uint16, bool) (net.Conn, error) { return nil, errors.New("no") }}
-	good := Route{Provider: "p", Phantom: NewPhantom(), Route: sandbox.Route{Host: testHost, Port: 443, Header: "x-api-key"}}
+	good := func() Grant {
+		return Grant{Phantom: NewPhantom(), Grant: sandbox.Grant{Provider: "p", Auth: map[string]sandbox.Auth{sandbox.APIKey: {Header: "x-api-key"}},
+			Routes: []sandbox.Route{{Host: testHost, Port: 443}}}}
+	}
+	header := func(g *Grant, a sandbox.Auth) { g.Auth = map[string]sandbox.Auth{sandbox.APIKey: a} }
 	notPEM := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(notPEM, []byte("x"), 0o600)
-	for name, spoil := range map[string]func(*Route){
-		"http upstream":         func(r *Route) { r.Upstream = "http://example.org"; r.AllowPrivate = true },
-		"http loopback, public": func(r *Route) { r.Upstream = "http://127.0.0.1:1" },
-		"upstream with user":    func(r *Route) { r.Upstream = "https://u:p@example.org" },
-		"upstream scheme":       func(r *Route) { r.Upstream = "ftp://example.org" },
-		"no phantom":            func(r *Route) { r.Phantom = "" },
-		"header":                func(r *Route) { r.Header = "x api" },
-		"prefix":                func(r *Route) { r.Prefix = "a\r\nb" },
-		"host":                  func(r *Route) { r.Host = "*.example.org" },
-		"outside the authority": func(r *Route) { r.Host = "10.0.0.1" },
-		"ca file missing":       func(r *Route) { r.CAFile = "/nonexistent" },
-		"ca file":               func(r *Route) { r.CAFile = notPEM },
-		"path rule":             func(r *Route) { r.AllowPaths = []string{"v1"} },
+	for name, spoil := range map[string]func(*Grant){
+		"http upstream":         func(r *Grant) { r.Routes[0].Upstream = "http://example.org"; r.Routes[0].AllowPrivate = true },
+		"http loopback, public": func(r *Grant) { r.Routes[0].Upstream = "http://127.0.0.1:1" },
+		"upstream with user":    func(r *Grant) { r.Routes[0].Upstream = "https://u:p@example.org" },
+		"upstream scheme":       func(r *Grant) { r.Routes[0].Upstream = "ftp://example.org" },
+		"no phantom":            func(r *Grant) { r.Phantom = "" },
+		"header":                func(r *Grant) { header(r, sandbox.Auth{Header: "x api"}) },
+		"prefix":                func(r *Grant) { header(r, sandbox.Auth{Header: "x", Prefix: "a\r\nb"}) },
+		"host":                  func(r *Grant) { r.Routes[0].Host = "*.example.org" },
+		"outside the authority": func(r *Grant) { r.Routes[0].Host = "10.0.0.1" },
+		"ca file missing":       func(r *Grant) { r.Routes[0].CAFile = "/nonexistent" },
+		"ca file":               func(r *Grant) { r.Routes[0].CAFile = notPEM },
+		"query header":          func(r *Grant) { header(r, sandbox.Auth{Header: "x", Set: map[string]string{"a b": "c"}}) },
+		"default":               func(r *Grant) { r.Routes[0].Default = "ask" },
+		"no credential":         func(r *Grant) { r.Auth = nil },
+		"path rule":             func(r *Grant) { r.Routes[0].Policy = []string{"allow v1"} },
 	} {
-		rt := good
-		spoil(&rt)
+		g := good()
+		spoil(&g)
 		cfg := base
-		cfg.Routes = []Route{rt}
+		cfg.Grants = []Grant{g}
 		if f, err := New(cfg); err == nil {
 			f.Close()
 			t.Errorf("%s was accepted", name)
 		}
 	}
-	base.Routes = []Route{good, good}
+	base.Grants = []Grant{good(), good()}
 	if _, err := New(base); err == nil {
-		t.Error("two routes for one host were accepted")
+		t.Error("two routes of one provider for one host were accepted")
 	}
 }
 
