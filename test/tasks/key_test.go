@@ -95,8 +95,8 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 	}{
 		"own phantom":              {task, mine, "200"},
 		"own phantom of the other": {other, theirs, "200"},
-		"phantom of another task":  {other, mine, "403"},
-		"and the other way round":  {task, theirs, "403"},
+		"phantom of another task":  {other, mine, "401"},
+		"and the other way round":  {task, theirs, "401"},
 		"foreign key":              {task, "sk-ant-api03-foreign-0123456789abcdef", "403"},
 		"the real key itself":      {task, tr.key, "403"},
 	} {
@@ -106,13 +106,13 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 	}
 	tr.run(0, "", "task", "restart", "greet/"+other.ID)
 	tr.ready(other)
-	if code := ask(t, other, theirs); code != "403" {
+	if code := ask(t, other, theirs); code != "401" {
 		t.Errorf("the phantom of an earlier start: %s", code)
 	}
 	release(t, task, "go")
 	tr.wait(30*time.Second, "Claude goes on to its end", tr.model.Finished)
 	tr.run(0, "", "task", "delete", "greet/"+task.ID, "--yes")
-	if code := ask(t, other, mine); code != "403" {
+	if code := ask(t, other, mine); code != "401" {
 		t.Errorf("the phantom of a deleted task: %s", code)
 	}
 	if code := ask(t, other, phantom(t, other)); code != "200" {
