@@ -20,9 +20,9 @@ import (
 	"terok/internal/control"
 	"terok/internal/problem"
 	"terok/internal/project"
+	"terok/internal/roster"
 	"terok/internal/sandbox"
 	"terok/internal/shield/policy"
-	"terok/internal/roster"
 	"terok/internal/state"
 	"terok/internal/task"
 )
