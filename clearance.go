@@ -3,8 +3,15 @@ package terok
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
 	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"terok/internal/clearance"
 	"terok/internal/control"
@@ -13,9 +20,12 @@ import (
 	"terok/internal/task"
 )
 
+// spreadTime is how long the other running tasks of a project may take to use a changed rule.
+const spreadTime = 5 * time.Second
+
 // Verdict answers a request of the running task or sandbox key. With ChoiceProject the rule is
-// written into project.yml as well, once the supervisor has applied it; tasks that run already take
-// it over with `terok shield reload`.
+// written into project.yml as well, once the supervisor has applied it, and the other running tasks
+// of the project use it before this returns; Elsewhere says how that went.
 //
 // A refusal has one of the codes of control.VerdictChange, and then nothing has changed. With code
 // project_not_written the verdict holds for this task only.
@@ -39,10 +49,57 @@ func (a *App) Verdict(ctx context.Context, key string, v control.VerdictChange) 
 		return got, problem.New("project_not_written", problem.Attention, "allowed for %s only, project.yml could not be changed: %w", t.Ref(), err).
 			WithHint("terok project show %s", t.Project)
 	}
+	got.Elsewhere = a.spread(ctx, t)
 	return got, nil
 }
 
-// Undo takes the verdict on a request back, out of project.yml as well.
+// spread makes the other running tasks of t's project use today's configuration, and says in words
+// how many do and which do not.
+func (a *App) spread(ctx context.Context, t *task.Task) string {
+	// A person who leaves the menu now has decided all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), spreadTime)
+	defer cancel()
+	entries, err := a.tasks().List(t.Project)
+	if err != nil {
+		return fmt.Sprintf("other running tasks do not follow yet: %v; terok shield reload --project %s", err, t.Project)
+	}
+	quiet := *a // the terminal is the board's
+	quiet.Progress = io.Discard
+	var mu sync.Mutex
+	var used int
+	var failed []string
+	var group errgroup.Group
+	group.SetLimit(4)
+	for _, e := range entries {
+		if _, err := os.Lstat(a.controlSocket(taskKey(&e.Task))); err != nil || e.ID == t.ID {
+			continue // one that is started later begins with today's rules
+		}
+		group.Go(func() error {
+			v, err := quiet.ShieldReload(ctx, e.Ref())
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = append(failed, fmt.Sprintf("%s (%v)", e.Ref(), err))
+			} else if v.Applied {
+				used++
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions return no error
+	out := fmt.Sprintf("%d other running tasks follow", used)
+	if used == 1 {
+		out = "one other running task follows"
+	}
+	if len(failed) > 0 {
+		slices.Sort(failed)
+		out += fmt.Sprintf("; not: %s; terok shield reload --project %s", strings.Join(failed, ", "), t.Project)
+	}
+	return out
+}
+
+// Undo takes the verdict on a request back, out of project.yml as well; the other running tasks of
+// the project have lost the rule when it returns.
 func (a *App) Undo(ctx context.Context, key string, v control.UndoChange) (control.Request, error) {
 	c := control.Dial(a.controlSocket(key))
 	all, err := c.Requests(ctx)
@@ -63,6 +120,7 @@ func (a *App) Undo(ctx context.Context, key string, v control.UndoChange) (contr
 	if err != nil {
 		return got, problem.New("project_not_written", problem.Attention, "taken back for this task only, project.yml could not be changed: %w", err)
 	}
+	got.Elsewhere = a.spread(ctx, t)
 	return got, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"terok/internal/clearance/board"
 	"terok/internal/control"
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -109,4 +110,65 @@ func TestVerdictForProject(t *testing.T) {
 	if _, err := a.Verdict(t.Context(), "nobody-x", v); !problem.Is(err, "no_supervisor") {
 		t.Error(err)
 	}
+}
+
+// TestVerdictForProjectReachesItsTasks: the other running tasks have the rule in force when the
+// verdict returns, and have lost it when undo does; who gave it reads how that went, also of a task
+// that could not be reached. A stopped task is left alone.
+func TestVerdictForProjectReachesItsTasks(t *testing.T) {
+	w := newShieldWorld(t, "")
+	own, first, second, deaf, stopped := w.start(), w.start(), w.start(), w.start(), w.start()
+	serve := func(tk *task.Task, b control.Backend) {
+		l, err := control.Listen(w.controlSocket(taskKey(tk)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &http.Server{Handler: control.Handler(b), ReadHeaderTimeout: time.Second}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.Serve(l) }()
+		t.Cleanup(func() { srv.Close(); <-done })
+	}
+	serve(own, &answering{})
+	one, two := w.supervise(first), w.supervise(second)
+	serve(deaf, refusing{})
+	act := board.Act{Request: control.Request{ID: "r1", Key: taskKey(own), Host: "new.test", Port: 443, Proto: "tcp"}, Choice: control.ChoiceProject}
+
+	answer := w.Answerer("menu")
+	got, err := answer(t.Context(), act)
+	if err != nil || one.n.Load() != 1 || two.n.Load() != 1 {
+		t.Fatalf("%v, %d and %d reloads", err, one.n.Load(), two.n.Load())
+	}
+	for _, tk := range []*task.Task{first, second} {
+		if !strings.Contains(w.rulesOf(tk), "project+new.test:443") {
+			t.Errorf("%s does not have the rule: %s", tk.Ref(), w.rulesOf(tk))
+		}
+	}
+	if strings.Contains(w.rulesOf(stopped), "new.test") {
+		t.Error("a stopped task was touched")
+	}
+	for _, want := range []string{"2 other running tasks follow; not: " + deaf.Ref() + " (", "terok shield reload --project p"} {
+		if !strings.Contains(got.Elsewhere, want) {
+			t.Errorf("%q is not in %q", want, got.Elsewhere)
+		}
+	}
+	if said := board.Outcome(got); !strings.HasPrefix(said, "allowed for the project; 2 other running") {
+		t.Errorf("people read %q", said)
+	}
+	if w.said.Len() > 0 {
+		t.Errorf("written into the board's terminal: %s", w.said.String())
+	}
+	act.Undo = true
+	if got, err = answer(t.Context(), act); err != nil || one.n.Load() != 2 || !strings.HasPrefix(got.Elsewhere, "2 other running") {
+		t.Fatalf("undo: %v, %d reloads, %q", err, one.n.Load(), got.Elsewhere)
+	}
+	if strings.Contains(w.rulesOf(first), "new.test") {
+		t.Errorf("undone, and still there: %s", w.rulesOf(first))
+	}
+}
+
+// refusing is a supervisor that cannot use what it is given.
+type refusing struct{ control.Backend }
+
+func (refusing) Reload(context.Context) (control.Status, error) {
+	return control.Status{}, &control.Error{Code: "policy_unusable", Message: "the container is in quarantine"}
 }

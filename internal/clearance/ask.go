@@ -25,15 +25,12 @@ func (d *Docket) Ask(ctx context.Context, a Attempt) control.AskState {
 	if !d.mayAsk() {
 		return control.AskLimited
 	}
-	e, fresh := d.note(a)
+	e := d.note(a)
 	if e == nil {
 		if s := d.known(a.Target); s != control.AskPending {
 			return s
 		}
 		return control.AskLimited // folded into a flood
-	}
-	if fresh {
-		d.identify(e, a)
 	}
 	d.mu.Lock()
 	decided := e.decided

@@ -40,8 +40,8 @@ type Attempt struct {
 	NameSource string   // dns, sni, host or none
 	Risk       []string // of the host, for the person
 	Reason     string   // what the agent says; untrusted
-	// Process finds out who it is inside the container; it is asked once for a new request and
-	// may take some milliseconds. nil: nobody knows.
+	// Process finds out who it is inside the container, "" for unknown. It is asked when the attempt
+	// would become a new request, and may take some milliseconds. nil: nobody knows.
 	Process func() string
 }
 
@@ -114,23 +114,18 @@ func New(cfg Config) *Docket {
 
 // Refused counts an attempt that was refused.
 func (d *Docket) Refused(a Attempt) {
-	if e, fresh := d.note(a); fresh {
-		d.identify(e, a)
-	}
+	d.note(a)
 }
 
 // Hold counts an attempt and keeps it waiting until a verdict, a change of policy, the hold's
 // end, the going of the last who can answer, or ctx's end, whichever is first. Then it is time to
 // judge it again.
 func (d *Docket) Hold(ctx context.Context, a Attempt) {
-	e, fresh := d.note(a)
+	e := d.note(a)
 	if e == nil {
 		return
 	}
 	w := d.wait(e)
-	if fresh {
-		d.identify(e, a)
-	}
 	if w == nil {
 		return
 	}
@@ -164,7 +159,8 @@ func (d *Docket) wait(e *entry) *waiter {
 
 // note counts an attempt. The entry is nil when policy does not ask about the target, or when the
 // attempt was folded into a flood.
-func (d *Docket) note(a Attempt) (e *entry, fresh bool) {
+func (d *Docket) note(a Attempt) *entry {
+	process := d.identify(a)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.cfg.Now()
@@ -176,19 +172,19 @@ func (d *Docket) note(a Attempt) (e *entry, fresh bool) {
 			e.r.Hash = d.hash(e)
 		}
 		d.touch(e)
-		return e, false
+		return e
 	}
 	// A verdict may have been applied since the caller asked policy; and what a rule decides, the
 	// deny tier and the floor above all, is nobody's to answer.
 	if d.ended || !a.Target.exact() || d.cfg.Judge(a.Target) != policy.Ask {
-		return nil, false
+		return nil
 	}
 	if !d.admit(now) {
 		d.fold(a, now)
-		return nil, false
+		return nil
 	}
-	e = d.birth(a.Target, a.Kind, now)
-	e.r.NameSource, e.r.Reason = a.NameSource, text.Line(a.Reason, maxReason)
+	e := d.birth(a.Target, a.Kind, now)
+	e.r.NameSource, e.r.Reason, e.r.Process = a.NameSource, text.Line(a.Reason, maxReason), process
 	if e.r.Risk = slices.Clone(a.Risk); a.Own != "" {
 		e.r.Names = []string{text.Line(a.Own, 0)}
 	}
@@ -197,28 +193,34 @@ func (d *Docket) note(a Attempt) (e *entry, fresh bool) {
 	e.r.Hash = d.hash(e)
 	d.record(e, "")
 	d.publish(e)
-	return e, true
+	return e
 }
 
-// identify fills in the process of a new request. It runs without the lock: it reads /proc.
-func (d *Docket) identify(e *entry, a Attempt) {
+// identify names the process of an attempt that would be a new request, "" for unknown. It is asked
+// before there is a request, so that people and ledger read of both at once, and without the lock:
+// somebody searches /proc for it.
+func (d *Docket) identify(a Attempt) string {
 	if a.Process == nil {
-		return
-	}
-	p := text.Line(a.Process(), 64)
-	if p == "" {
-		return
+		return ""
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	e.r.Process = p
-	d.publish(e)
+	fresh := !d.ended && d.open[a.Target] == nil && a.Target.exact() && d.room(d.cfg.Now()) && d.cfg.Judge(a.Target) == policy.Ask
+	d.mu.Unlock()
+	if !fresh {
+		return ""
+	}
+	return text.Line(a.Process(), 64)
 }
 
-// admit tells whether there may be one more request now.
-func (d *Docket) admit(now time.Time) bool {
+// room tells whether there may be one more request now.
+func (d *Docket) room(now time.Time) bool {
 	d.births = slices.DeleteFunc(d.births, func(t time.Time) bool { return now.Sub(t) >= time.Minute || t.After(now) })
-	if len(d.open) >= maxOpen || len(d.births) >= maxPerMinute {
+	return len(d.open) < maxOpen && len(d.births) < maxPerMinute
+}
+
+// admit takes the place of one more request, if there is room.
+func (d *Docket) admit(now time.Time) bool {
+	if !d.room(now) {
 		return false
 	}
 	d.births = append(d.births, now)
@@ -270,7 +272,7 @@ func (d *Docket) hash(e *entry) string {
 	h := sha256.New()
 	h.Write(d.nonce[:])
 	for _, s := range append([]string{e.r.ID, e.r.Key, string(e.r.Kind), e.r.Host, strconv.Itoa(int(e.r.Port)), e.r.Proto,
-		e.r.NameSource, e.r.Tier, e.r.Reason}, e.r.Names...) {
+		e.r.NameSource, e.r.Tier, e.r.Reason, e.r.Process}, e.r.Names...) {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
@@ -448,6 +450,9 @@ func (e *entry) event(name string) audit.Event {
 	}
 	if len(e.r.Names) > 0 && e.r.Kind == control.NameMismatch {
 		ev.Detail["own"] = e.r.Names[0]
+	}
+	if e.r.Process != "" {
+		ev.Detail["process"] = e.r.Process
 	}
 	return ev
 }

@@ -187,6 +187,9 @@ func (m *lineMode) update(s terok.RequestState) {
 
 func (m *lineMode) print(n int, r control.Request) {
 	fmt.Fprintf(m.out, "[%d] %s %s %s (%s) %s", n+1, board.Clock(r.FirstSeen), board.Task(r), board.Target(r), board.Source(r), board.Why(r))
+	if who := board.Process(r); who != "" {
+		fmt.Fprintf(m.out, ", by %s", who)
+	}
 	if risks := board.Risks(r); risks != "" {
 		fmt.Fprintf(m.out, " ! %s", risks)
 	}
@@ -265,10 +268,11 @@ func (m *lineMode) undo(ctx context.Context) {
 	}
 	act := *m.last
 	act.Undo = true
-	if _, err := m.answer(ctx, act); err != nil {
+	got, err := m.answer(ctx, act)
+	if err != nil {
 		fmt.Fprintf(m.out, "%s: %s\n", board.Target(act.Request), board.ProblemText(err))
 		return
 	}
 	m.last = nil
-	fmt.Fprintf(m.out, "taken back: %s\n", board.Target(act.Request))
+	fmt.Fprintf(m.out, "taken back: %s%s\n", board.Target(act.Request), board.Elsewhere(got))
 }

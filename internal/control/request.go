@@ -61,7 +61,7 @@ type Request struct {
 	Tier       string       `json:"tier"`            // that left it open
 	Risk       []string     `json:"risk,omitempty"`  // write-capable, anyone-hosts, private, …
 	Reason     string       `json:"reason,omitempty"`
-	Process    string       `json:"process,omitempty"` // best effort, from the container's /proc
+	Process    string       `json:"process,omitempty"` // of the first attempt, if it was found: "NAME, pid N"; it chose the name, the number is the host's
 	Held       int          `json:"held"`              // connections that wait now
 	Count      uint64       `json:"count"`             // attempts so far
 	FirstSeen  time.Time    `json:"first_seen"`
@@ -69,7 +69,10 @@ type Request struct {
 	ExpiresAt  time.Time    `json:"expires_at"`
 	Choices    []Choice     `json:"choices"` // that this request accepts, the usual one first
 	Decision   *Decision    `json:"decision,omitempty"`
-	Seq        uint64       `json:"seq"` // of this state of the request; higher is newer
+	// Elsewhere says in words how the project's other running tasks took a verdict for the project,
+	// or its undoing. No supervisor knows it: it is in the answer to the face that gave the verdict.
+	Elsewhere string `json:"elsewhere,omitempty"`
+	Seq       uint64 `json:"seq"` // of this state of the request; higher is newer
 }
 
 // Decision is the verdict that won.

@@ -112,12 +112,26 @@ func signed(key ed25519.PublicKey, nonce []byte, w *control.Welcome) bool {
 	return ed25519.Verify(key, append([]byte(control.HelloContext), nonce...), w.Signature)
 }
 
+// ready tells how the preparation ended. It is said again until somebody hears it: a worker that
+// dies in between is replaced within a second.
 func (s *supervisor) ready(ctx context.Context, failure error) error {
 	var r control.Ready
 	if failure != nil {
 		r.Error = failure.Error()
 	}
-	return s.call(ctx, http.MethodPost, "/v1/ready", r, nil)
+	ctx, cancel := context.WithTimeout(ctx, helloDeadline)
+	defer cancel()
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
+		err := s.call(ctx, http.MethodPost, "/v1/ready", r, nil)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // parseKey reads the public key from pid 1's arguments.

@@ -52,8 +52,8 @@ func blocked(r control.Request, failed string, canAct bool) content {
 	if risks := board.Risks(r); risks != "" {
 		lines = append(lines, "Risk: "+risks)
 	}
-	if r.Process != "" {
-		lines = append(lines, "Process: "+text.Line(r.Process, 60))
+	if who := board.Process(r); who != "" {
+		lines = append(lines, "Process: "+who)
 	}
 	if why := board.Reason(r); why != "" {
 		lines = append(lines, "The agent says (untrusted): "+why)

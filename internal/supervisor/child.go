@@ -26,7 +26,8 @@ type worker struct {
 	served atomic.Bool
 	guest  atomic.Bool
 
-	datagram func() (*os.File, error) // makes a UDP socket inside
+	datagram func() (*os.File, error)     // makes a UDP socket inside
+	owner    func(question []byte) []byte // finds a connection's process
 }
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
@@ -85,6 +86,14 @@ func (w *worker) listen() {
 			}
 		case opSocket:
 			w.socket()
+		case opOwner:
+			question, err := w.link.hearRecord(ownerQuestion)
+			if err != nil {
+				return
+			}
+			if err := w.link.sayRecord(opOwner, w.owner(question)); err != nil {
+				log.Printf("name a process to the worker: %v", err)
+			}
 		default:
 			log.Printf("worker %d says %#x: stopped", w.cmd.Process.Pid, op)
 			return

@@ -64,7 +64,8 @@ func (s *service) judge(t clearance.Target) policy.Verdict {
 // attempt is a connection as the docket takes it.
 func (s *service) attempt(q proxy.Question) clearance.Attempt {
 	r := q.Request
-	a := clearance.Attempt{Target: clearance.Target{Host: r.Name, Port: r.Port, Proto: r.Proto}, Own: q.Own, NameSource: q.Source}
+	a := clearance.Attempt{Target: clearance.Target{Host: r.Name, Port: r.Port, Proto: r.Proto}, Own: q.Own, NameSource: q.Source,
+		Process: func() string { return s.processes.owner(q.Client, q.Server) }}
 	switch {
 	case q.Own != "":
 		a.Kind = control.NameMismatch

@@ -21,6 +21,7 @@ import (
 // egress fills in what settings say about names, datagrams and budgets.
 func (s *service) egress(cfg *proxy.Config, set policy.Settings) {
 	s.datagrams = newDatagrams(s.link, set.Synthetic)
+	s.processes = newProcesses(s.link)
 	cfg.Datagrams, cfg.Known = s.datagrams.open, s.table.All()
 	cfg.Own = serviceNets()
 	cfg.Budgets, cfg.OverBudget = set.Budgets, s.overBudget

@@ -174,15 +174,17 @@ func (g *guestAPI) markReady(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	first := !g.ready && g.reason == ""
 	if first { // the workload can call as well: the first word holds
+		if ready.Error == "" {
+			// Before anybody can read it: what was seen once stays, also when this worker dies now.
+			_ = g.say(opGuest)
+		}
 		g.ready, g.reason = ready.Error == "", text.Line(ready.Error, 0)
 	}
 	ok := g.ready
 	g.mu.Unlock()
 	if first {
 		e := audit.Event{Ev: "note", Actor: "auto", Reason: "the guest is ready: the command runs"}
-		if ok {
-			_ = g.say(opGuest)
-		} else {
+		if !ok {
 			e.Ev, e.Reason = "error", "guest: "+text.Line(ready.Error, 0)
 		}
 		g.record.Record(e)

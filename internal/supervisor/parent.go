@@ -78,8 +78,9 @@ type parent struct {
 	watch   *netns.Watch
 	control net.Listener
 	socket  *os.File // of control
-	sealing []byte   // sandbox.File.SealingKey
-	unlock  func()   // held until this process ends
+	owners  *owners
+	sealing []byte // sandbox.File.SealingKey
+	unlock  func() // held until this process ends
 
 	registered bool
 }
@@ -167,7 +168,11 @@ func (p *parent) enter() error {
 	if p.space, err = netns.Enter(fdSpace); err != nil {
 		return err
 	}
+	p.owners, err = newOwners(p.space.Inode, fdSpace)
 	unix.Close(fdSpace)
+	if err != nil {
+		return err
+	}
 	p.space.Synthetic = syntheticRange(p.hand.File.Dir)
 	if p.inside, err = p.space.Setup(); err != nil {
 		return err
@@ -401,7 +406,7 @@ func (p *parent) startWorker(ctx context.Context) (*worker, error) {
 		return nil, err
 	}
 	w := newWorker(cmd, l)
-	w.datagram = p.space.Datagram
+	w.datagram, w.owner = p.space.Datagram, p.owners.find
 	hand := p.hand
 	go w.run(ctx, &hand)
 	return w, nil

@@ -20,9 +20,10 @@ import (
 // The link is a stream socket pair between parent and worker. The parent writes the handover
 // first: four bytes of length, big-endian, and JSON. After that only single bytes go either way,
 // so that a worker that was taken over finds nothing to confuse the parent with; the parent may
-// attach a descriptor to its byte. The one exception is the box that the guest kept for a parent
-// that took over: bytes that only a parent can have sealed, which the parent decrypts before it
-// looks at them (sealed.go).
+// attach a descriptor to its byte. There are two exceptions: the box that the guest kept for a
+// parent that took over, bytes that only a parent can have sealed, which the parent decrypts before
+// it looks at them (sealed.go); and the two ends of a connection, of a fixed size, whose process
+// the worker wants to know (owner.go).
 const (
 	// worker → parent
 	opReady  = 'r' // the worker serves
@@ -30,6 +31,7 @@ const (
 	opGuest  = 'g' // the guest reported a ready workspace
 	opSealed = 'b' // the box that the guest kept follows: four bytes of length, big-endian, and bytes
 	opSocket = 'u' // wants a UDP socket inside; the parent answers with the same byte
+	opOwner  = 'p' // wants to know a connection's process: ownerQuestion bytes follow; the same byte and ownerAnswer bytes answer
 
 	// parent → worker
 	opKeyholder = 'k' // with a connection to the keyholder
@@ -186,6 +188,24 @@ func (l *link) sayBlock(op byte, data []byte) error {
 	}
 	_, err := l.conn.Write(append(binary.BigEndian.AppendUint32([]byte{op}, uint32(len(data))), data...))
 	return err
+}
+
+// sayRecord sends op and data whose size both sides know.
+func (l *link) sayRecord(op byte, data []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	_, err := l.conn.Write(append([]byte{op}, data...))
+	return err
+}
+
+// hearRecord reads the rest of what sayRecord sent.
+func (l *link) hearRecord(size int) ([]byte, error) {
+	data := make([]byte, size)
+	_, err := io.ReadFull(l.conn, data)
+	return data, err
 }
 
 // hearBlock reads the rest of what sayBlock sent.

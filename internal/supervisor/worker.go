@@ -107,6 +107,7 @@ type service struct {
 	dnsDoor   *door
 
 	datagrams *datagrams
+	processes *processes
 	askBudget func(context.Context, proxy.Breach) bool // nil: nobody can be asked
 
 	control net.Listener
@@ -326,6 +327,7 @@ func (s *service) serve() error {
 // obey does what the parent says until it closes the link.
 func (s *service) obey() error {
 	defer close(s.datagrams.done)
+	defer close(s.processes.done)
 	for {
 		op, file, err := s.link.hear()
 		if err != nil {
@@ -338,6 +340,12 @@ func (s *service) obey() error {
 				file = nil
 			default: // nobody asked
 			}
+		case op == opOwner:
+			answer, err := s.link.hearRecord(ownerAnswer)
+			if err != nil {
+				return nil
+			}
+			s.processes.heard(answer)
 		case op == opTampered:
 			s.ledger.Record(audit.Event{Ev: "verify_failed", Actor: "auto", Reason: "links or tables of the container's network namespace were changed from outside"})
 			s.rules.tamper()

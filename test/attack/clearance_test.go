@@ -164,6 +164,11 @@ func TestOneBlockedConnect(t *testing.T) {
 	if r.Port != 7000 || r.Proto != "tcp" || r.Kind != control.NameBlocked || r.NameSource != "dns" || r.Count != 1 || r.Key != b.name || r.Held != 0 {
 		t.Errorf("%+v", r)
 	}
+	// Who asks is found through the supervisor's other half, which alone may look.
+	pid, found := strings.CutPrefix(r.Process, "probe, pid ")
+	if comm, err := os.ReadFile("/proc/" + pid + "/comm"); !found || err != nil || string(comm) != "probe\n" {
+		t.Errorf("asked by %q; that process is %q, %v", r.Process, comm, err)
+	}
 	const n = 1000
 	if out := b.do(t, request{Op: "hammer", Addr: "c.test:7000", Numbers: []int{n}}); out.Count != n {
 		t.Fatalf("%+v", out)
@@ -173,6 +178,9 @@ func TestOneBlockedConnect(t *testing.T) {
 		lines := b.ledger(t, ev)
 		if len(lines) != 1 || lines[0].Name != "c.test" || lines[0].Port != 7000 || lines[0].Proto != "tcp" || lines[0].Sandbox != b.name {
 			t.Errorf("%s: %+v", ev, lines)
+		}
+		if ev == "request" && lines[0].Detail["process"] != r.Process {
+			t.Errorf("the ledger names %q", lines[0].Detail["process"])
 		}
 	}
 	f.mu.Lock()

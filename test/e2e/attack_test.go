@@ -375,7 +375,8 @@ func TestPanicLockStopsStarts(t *testing.T) {
 func TestKilledWorkerIsReplaced(t *testing.T) {
 	name := r.Sandbox(t)
 	r.OK(t, "shield", "allow", name, "example.test:443")
-	before := r.Status(t, name)
+	var before rig.Status
+	rig.Eventually(t, 20*time.Second, "the guest is ready", func() bool { before = r.Status(t, name); return before.Ready })
 	rig.Kill(t, before.Worker.PID)
 	start := time.Now()
 	var after rig.Status

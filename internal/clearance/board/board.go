@@ -131,7 +131,7 @@ func (b *Board) Answered(a Act, got control.Request, err error) {
 	case err != nil:
 		b.note = Target(a.Request) + ": " + ProblemText(err)
 	case a.Undo:
-		b.note, b.last = "taken back: "+Target(a.Request), nil
+		b.note, b.last = "taken back: "+Target(a.Request)+Elsewhere(got), nil
 	default:
 		b.note = Target(a.Request) + ": " + Outcome(got)
 		done := a

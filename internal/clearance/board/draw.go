@@ -267,6 +267,9 @@ func (b *Board) foot(cols, rows int) *canvas {
 				if r.Held > 0 {
 					about += fmt.Sprintf(", %d held open", r.Held)
 				}
+				if who := Process(r); who != "" {
+					about += ", by " + who
+				}
 				if risks := Risks(r); risks != "" {
 					about += "  ! " + risks
 				}
@@ -356,7 +359,9 @@ func (b *Board) detail(cols int) *canvas {
 	if why := Reason(r); why != "" {
 		row("reason", why+" (the agent's words, not to be trusted)")
 	}
-	row("process", text.Line(r.Process, 80))
+	if who := Process(r); who != "" {
+		row("process", who+" (its own name for itself; of the first attempt)")
+	}
 	row("attempts", fmt.Sprintf("%d since %s, the last at %s, %d held open", r.Count, Clock(r.FirstSeen), Clock(r.LastSeen), r.Held))
 	row("tier", text.Line(r.Tier, 40))
 	if r.Decision != nil {

@@ -114,6 +114,9 @@ func Reason(r control.Request) string {
 	return strconv.Quote(text.Line(r.Reason, 200))
 }
 
+// Process is who asked first, as it calls itself, with its number on this host; "" for unknown.
+func Process(r control.Request) string { return text.Line(r.Process, 64) }
+
 // scope says how far a choice reaches.
 func scope(c control.Choice) string {
 	switch c {
@@ -175,7 +178,15 @@ func Outcome(r control.Request) string {
 	if d.Via != "" {
 		out += " (" + text.Line(d.Via, 20) + ")"
 	}
-	return out
+	return out + Elsewhere(r)
+}
+
+// Elsewhere is what became of the project's other tasks, after a semicolon, or "".
+func Elsewhere(r control.Request) string {
+	if r.Elsewhere == "" {
+		return ""
+	}
+	return "; " + text.Line(r.Elsewhere, 200)
 }
 
 // Age is a duration in at most four characters.

@@ -396,7 +396,7 @@ func (p *Proxy) question(f *flow) Question {
 		return q
 	}
 	if a, ok := f.client.RemoteAddr().(*net.TCPAddr); ok {
-		q.Client = a.AddrPort()
+		q.Client, q.Server = a.AddrPort(), f.dst
 	}
 	return q
 }

@@ -168,10 +168,10 @@ func TestRefusedIsTold(t *testing.T) {
 			}
 			return false
 		})
-		if !q.Client.IsValid() {
-			t.Error("no client address")
+		if !q.Client.IsValid() || !q.Server.IsValid() {
+			t.Error("no ends of the connection")
 		}
-		q.Client = netip.AddrPort{}
+		q.Client, q.Server = netip.AddrPort{}, netip.AddrPort{}
 		return q
 	}
 	r.refused(t, "denied.test:443")

@@ -127,7 +127,8 @@ type Question struct {
 	// Own is the connection's own name or address when Request is about a second name that the
 	// client claims in SNI or Host; else "".
 	Own    string
-	Client netip.AddrPort // the container's end, which tells the process
+	Client netip.AddrPort // the container's end
+	Server netip.AddrPort // the other end as the container's program gave it; the two tell its process
 }
 
 // Service answers connections to one of the supervisor's own addresses. ServeConn owns c, and

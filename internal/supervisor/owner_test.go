@@ -1,0 +1,111 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeProc makes a process in a /proc of ours.
+func fakeProc(t *testing.T, proc string, pid int, space, comm string, fds ...string) {
+	t.Helper()
+	dir := filepath.Join(proc, fmt.Sprint(pid))
+	err := errors.Join(os.MkdirAll(dir+"/ns", 0o755), os.MkdirAll(dir+"/fd", 0o755), os.Symlink(space, dir+"/ns/net"),
+		os.WriteFile(dir+"/comm", []byte(comm+"\n"), 0o644))
+	for i, fd := range fds {
+		err = errors.Join(err, os.Symlink(fd, fmt.Sprintf("%s/fd/%d", dir, i)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOwner: the process that holds the connection is named, printable and bounded; a process of
+// another namespace never is, and nothing is said where nothing is known.
+func TestOwner(t *testing.T) {
+	proc := t.TempDir()
+	const space = "net:[7]"
+	fakeProc(t, proc, 9, "net:[1]", "sshd", "socket:[41]", "socket:[42]") // a process of the host
+	fakeProc(t, proc, 12, space, "sh", "/dev/null")
+	fakeProc(t, proc, 15, space, "a\x1b[31m(b),pid\n", "pipe:[41]", "socket:[42]")
+	fakeProc(t, proc, 16, space, "child", "socket:[42]")
+	inode, lookups := uint32(42), 0
+	o := &owners{space: space, proc: proc, links: ownerLinks, allowed: ownerBurst, since: time.Now(), inode: func(local, remote netip.AddrPort) (uint32, error) {
+		if lookups++; local.String() != "10.0.2.100:40000" || remote.String() != "198.18.3.4:443" {
+			t.Errorf("asked for %s to %s", local, remote)
+		}
+		return inode, nil
+	}}
+	question := encodeEnds(netip.MustParseAddrPort("10.0.2.100:40000"), netip.MustParseAddrPort("198.18.3.4:443"))
+	if len(question) != ownerQuestion {
+		t.Fatalf("a question of %d bytes", len(question))
+	}
+	ask := func() string {
+		answer := o.find(question)
+		if len(answer) != ownerAnswer {
+			t.Fatalf("an answer of %d bytes", len(answer))
+		}
+		return ownerWords(answer)
+	}
+	if got := ask(); !strings.HasSuffix(got, ", pid 15") || !strings.Contains(got, "(b)") || strings.ContainsAny(got, "\x1b\n") {
+		t.Errorf("%q", got)
+	}
+	inode = 41 // of the host's process and of no socket of the container
+	if got := ask(); got != "" {
+		t.Errorf("%q: a process that is not the container's", got)
+	}
+	for range 2 * ownerBurst {
+		ask()
+	}
+	if lookups > ownerBurst+1 {
+		t.Errorf("%d searches in one go", lookups)
+	}
+	if got := ask(); got != "" {
+		t.Errorf("%q without a search", got)
+	}
+}
+
+// TestOwnerIsBounded: a container with very many open files costs a bounded search.
+func TestOwnerIsBounded(t *testing.T) {
+	proc := t.TempDir()
+	fds := make([]string, 300)
+	for i := range fds {
+		fds[i] = "pipe:[1]"
+	}
+	for pid := range 3 {
+		fakeProc(t, proc, pid+2, "net:[7]", "hog", fds...)
+	}
+	fakeProc(t, proc, 100000, "net:[7]", "late", "socket:[42]")
+	o := &owners{space: "net:[7]", proc: proc, links: 2000}
+	if pid := o.holder("socket:[42]"); pid != 100000 {
+		t.Errorf("found %d", pid)
+	}
+	o.links = 500
+	if pid := o.holder("socket:[42]"); pid != 0 {
+		t.Errorf("found %d behind more files than are looked at", pid)
+	}
+}
+
+// FuzzOwner: whatever a worker asks and a parent answers has its size, and what people read of it is
+// printable.
+func FuzzOwner(f *testing.F) {
+	f.Add(make([]byte, ownerQuestion), make([]byte, ownerAnswer))
+	f.Fuzz(func(t *testing.T, question, answer []byte) {
+		if len(question) >= ownerQuestion {
+			local, remote := decodeEnds(question[:ownerQuestion])
+			if a, b := decodeEnds(encodeEnds(local, remote)); a != local || b != remote {
+				t.Errorf("%v %v became %v %v", local, remote, a, b)
+			}
+		}
+		if len(answer) >= ownerAnswer {
+			if s := ownerWords(answer[:ownerAnswer]); len(s) > 40 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Errorf("%q", s)
+			}
+		}
+	})
+}
