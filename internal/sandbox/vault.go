@@ -105,6 +105,17 @@ type Route struct {
 
 	Policy  []string `json:"policy"`            // rules of package endpoint
 	Default string   `json:"default,omitempty"` // "allow" or "deny", which is also ""
+
+	RedirectHosts []string  `json:"redirect_hosts,omitempty"` // redirects to these hosts are shown to the container
+	Exchange      *Exchange `json:"exchange,omitempty"`       // what "substitute" endpoints of this host answer
+}
+
+// Exchange is the answer of an endpoint that trades the credential for another one: a JSON object
+// with the secret in a member. The container gets a phantom in its place.
+type Exchange struct {
+	Field   string   `json:"field"`             // member that holds the secret
+	Expires string   `json:"expires,omitempty"` // member that holds its end in seconds since 1970; "": none
+	Hosts   []string `json:"hosts"`             // routed hosts where the new phantom is good; "*.example.com" is any below
 }
 
 // RefreshEndpoint is where an OAuth credential of a provider gets its next access token, on the

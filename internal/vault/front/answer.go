@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 
@@ -19,8 +20,13 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, ref 
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Terok-Broker", ref.code)
-	if ref.status == http.StatusServiceUnavailable {
+	switch {
+	case ref.retry > 0:
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(ref.retry.Seconds()))))
+	case ref.status == http.StatusServiceUnavailable:
 		h.Set("Retry-After", "15")
+	case ref.code == "limit_exceeded" || ref.status == http.StatusUnauthorized:
+		h.Set("X-Should-Retry", "false") // the vendors' SDKs heed it
 	}
 	body := errorBody(x.route.Provider == "anthropic" || r.Header.Get("Anthropic-Version") != "", ref)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -33,6 +39,8 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, ref 
 func errorBody(anthropic bool, ref *refusal) []byte {
 	kind := "invalid_request_error"
 	switch ref.status {
+	case http.StatusUnauthorized:
+		kind = "authentication_error"
 	case http.StatusForbidden:
 		kind = "permission_error"
 	case http.StatusNotFound:

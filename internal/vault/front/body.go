@@ -10,18 +10,28 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // refusal is an answer that the front gives itself.
 type refusal struct {
 	status  int
-	code    string // X-Terok-Broker, and the ledger's reason
-	message string // for the model or person that reads it
+	code    string        // X-Terok-Broker, and the ledger's reason
+	message string        // for the model or person that reads it
+	retry   time.Duration // Retry-After; 0: none
 }
 
 func (r *refusal) Error() string { return r.message }
 
-func refuse(status int, code, message string) *refusal { return &refusal{status, code, message} }
+func refuse(status int, code, message string) *refusal {
+	return &refusal{status: status, code: code, message: message}
+}
+
+// after says when it makes sense to try again.
+func (r *refusal) after(d time.Duration) *refusal {
+	r.retry = d
+	return r
+}
 
 // refusalOf turns what an inspector or reader of the request's body said into an answer.
 func refusalOf(err error) *refusal {

@@ -17,14 +17,21 @@
 //
 // What it does on purpose:
 //
-//   - It asks the provider for identity encoding (Accept-Encoding: identity, no Range), since a
-//     compressed or partial response cannot be scrubbed as it streams. A gzip response that comes
-//     all the same is unpacked; any other encoding is refused (502).
+//   - It lets the provider compress with gzip where the client takes that, and unpacks the answer:
+//     a short one goes on as it came when nothing in it had to be masked, any other goes on
+//     unpacked. Ranges are not asked for, since half a secret cannot be found, and an encoding that
+//     cannot be unpacked is refused (502).
 //   - It reads request bodies: JSON and forms only, everything else with a body is refused (415).
 //     Up to Limits.Inspect bytes are judged before the first byte goes upstream. A larger body is
 //     judged while it streams; on a hit the upstream request is aborted before its end, so the
 //     provider never sees a complete document.
-//   - It ignores requests to upgrade the protocol, which is what HTTP lets a server do.
+//   - It relays WebSockets over HTTP/1.1 message by message: what the container sends must be JSON
+//     text and is judged like a body, what the provider sends is scrubbed; extensions, and so
+//     compression, are not negotiated. Any other request to upgrade is ignored, which is what HTTP
+//     lets a server do.
+//   - It counts what requests use by the providers' own words, and asks before each whether there
+//     may be one more (Config.Used, Config.Admit).
+//   - It notices phantoms that are seen where they must not be (canary.go).
 //
 // Call New before the process is confined: it reads the system's and the routes' root
 // certificates. A Front holds no credential of its own; it asks Config.Credentials per request,
@@ -39,6 +46,7 @@ import (
 	"terok/internal/audit"
 	"terok/internal/sandbox"
 	"terok/internal/vault/keyholder"
+	"terok/internal/vault/usage"
 )
 
 // Secret is a real credential.
@@ -53,12 +61,16 @@ type Grant struct {
 // Limits bound what a container can ask for. Zero fields mean the defaults.
 type Limits struct {
 	Concurrent int   // requests at a time, all routes together; 64
+	PerMinute  int   // requests in a minute to one provider; 0: any number
+	Burst      int   // of them at once; 60
 	Body       int64 // bytes of a request body; 128 MiB
 	Inspect    int64 // bytes of a body judged before anything is sent; 1 MiB
 	Connection int   // client connections at a time; 256
+
+	WrongDelay time.Duration // how long an answer to a wrong token waits once there are many; 1 s
 }
 
-// Config is what New needs; every field but Limits and Now must be set.
+// Config is what New needs. Admit, Used, Leaked, Limits and Now may be left out.
 type Config struct {
 	Grants    []Grant
 	Authority *Authority
@@ -69,6 +81,15 @@ type Config struct {
 	// addresses unless allowPrivate, judging the address it really connects to.
 	Dial   func(ctx context.Context, host string, port uint16, allowPrivate bool) (net.Conn, error)
 	Record audit.Recorder
+	// Admit is asked before each request, and each message of a WebSocket, whether the provider may
+	// be used once more; it may wait for a person. What its error says is shown to the agent. nil:
+	// always.
+	Admit func(ctx context.Context, provider string) error
+	// Used is told what a request used, and returns what that cost in millionths of a dollar, 0 if
+	// that is not known. nil: nothing is counted.
+	Used func(provider, model string, t usage.Tokens, estimated bool) (microUSD int64)
+	// Leaked is told of a phantom of another container that this one used. nil: nobody is.
+	Leaked func(token string)
 	Limits Limits
 	Now    func() time.Time // nil: time.Now
 }

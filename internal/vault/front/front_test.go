@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,30 @@ func (r *rig) credentials(context.Context, string) (Secret, error) {
 
 type option func(*Config, *httptest.Server)
 
+type httptestServer = httptest.Server
+
+// testRoute is the route of the rig's one provider.
+func testRoute(c *Config) *sandbox.Route { return &c.Grants[0].Routes[0] }
+
+// anyRoute is a route of the front.
+func (r *rig) anyRoute() *route { return r.front.sites[target{testHost, 443}].routes[0] }
+
+// exchangeRoutes adds a second host to the provider, where what the first one trades is good.
+func exchangeRoutes(c *Config, _ *httptest.Server) {
+	g := &c.Grants[0]
+	second, third := g.Routes[0], g.Routes[0]
+	second.Host, third.Host = "api.copilot.test", "copilot.test"
+	g.Routes[0].Policy = []string{"substitute GET /copilot_internal/v2/token"}
+	g.Routes[0].Exchange = &sandbox.Exchange{Field: "token", Expires: "expires_at", Hosts: []string{"*.copilot.test"}}
+	g.Routes = append(g.Routes, second, third)
+}
+
+func (r *rig) copyEvents() []audit.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
+}
+
 func newRig(t testing.TB, handler http.HandlerFunc, opts ...option) *rig {
 	t.Helper()
 	r := &rig{t: t, phantom: NewPhantom(), secret: Secret{Kind: "api_key", Value: []byte(realKey)}}
@@ -78,7 +103,7 @@ func newRig(t testing.TB, handler http.HandlerFunc, opts ...option) *rig {
 	if err := os.WriteFile(caFile, cert, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	authority, err := NewAuthority([]string{testHost}, time.Now())
+	authority, err := NewAuthority([]string{testHost, "api.copilot.test", "copilot.test"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

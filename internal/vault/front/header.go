@@ -35,6 +35,9 @@ func (rt *route) outHeader(in http.Header, key *armed) http.Header {
 		out["User-Agent"] = noUserAgent // net/http would add its own
 	}
 	out["Accept-Encoding"] = identityEncoding
+	if takesGzip(in) {
+		out["Accept-Encoding"] = gzipEncoding
+	}
 	key.auth.extra(out, nil)
 	if key.auth.header != "" {
 		out[key.auth.header] = key.header
@@ -45,4 +48,23 @@ func (rt *route) outHeader(in http.Header, key *armed) http.Header {
 var (
 	noUserAgent      = []string{""}
 	identityEncoding = []string{"identity"}
+	gzipEncoding     = []string{"gzip"}
 )
+
+// takesGzip reports whether the client takes answers in gzip. One that waits for events gets them
+// plain: they are small, and nothing may sit in a compressor's buffer.
+func takesGzip(h http.Header) bool {
+	if hasToken(h["Accept"], "text/event-stream") {
+		return false
+	}
+	for _, v := range h["Accept-Encoding"] {
+		for c := range strings.SplitSeq(v, ",") {
+			name, params, _ := strings.Cut(c, ";")
+			if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+				q := strings.TrimSpace(params)
+				return q != "q=0" && q != "q=0.0" && q != "q=0.00" && q != "q=0.000"
+			}
+		}
+	}
+	return false
+}

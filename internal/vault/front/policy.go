@@ -13,6 +13,7 @@ import (
 // verdict is what the policy says about a request before its body is read.
 type verdict struct {
 	route  *route
+	child  *childKey // the phantom was this child's; nil: the grant's own
 	path   endpoint.Path
 	action endpoint.Action
 }
@@ -29,7 +30,7 @@ func (f *Front) judge(r *http.Request, s *site) (verdict, *refusal) {
 	if r.URL.Scheme != "" || r.URL.Host != "" || r.URL.Opaque != "" {
 		return verdict{}, refuse(http.StatusBadRequest, "bad_target", "the request target must be a path")
 	}
-	rt, ref := f.identify(s, r.Header, r.URL.RawQuery)
+	rt, child, ref := f.identify(r.Context(), s, r.Header, r.URL.RawQuery)
 	if ref != nil {
 		return verdict{}, ref
 	}
@@ -37,7 +38,7 @@ func (f *Front) judge(r *http.Request, s *site) (verdict, *refusal) {
 	if !ok {
 		return verdict{route: rt}, refuse(http.StatusBadRequest, "bad_target", "the path can be read in more than one way")
 	}
-	v := verdict{route: rt, path: path}
+	v := verdict{route: rt, child: child, path: path}
 	for i, method := range asked {
 		a := rt.decide(method, path)
 		if i > 0 && a != v.action {

@@ -32,6 +32,7 @@ type site struct {
 	port   uint16
 	tls    *tls.Config
 	routes []*route
+	conns  connections
 }
 
 // grant is a Grant made ready to serve; its routes share it.
@@ -41,6 +42,7 @@ type grant struct {
 	headers []string         // canonical names of headers in which the phantom may stand
 	project *endpoint.Policy // nil without rules of the project
 	armed   atomic.Pointer[armed]
+	account *account
 }
 
 // auth is a sandbox.Auth made ready.
@@ -105,6 +107,10 @@ func (f *Front) addGrant(g Grant) error {
 			return err
 		}
 	}
+	if f.accounts[g.Provider] == nil {
+		f.accounts[g.Provider] = &account{provider: g.Provider, rate: newBucket(f.cfg.Limits.PerMinute, f.cfg.Limits.Burst)}
+	}
+	gr.account = f.accounts[g.Provider]
 	f.grants = append(f.grants, gr)
 	for _, r := range g.Routes {
 		if err := f.addRoute(gr, r); err != nil {
@@ -246,6 +252,15 @@ func (g *grant) arm(s Secret) (*armed, error) {
 		subtle.ConstantTimeCompare(a.secret.Value, s.Value) == 1 {
 		return a, nil
 	}
+	a, err := g.newArmed(s, s.Kind)
+	if err == nil {
+		g.armed.Store(a)
+	}
+	return a, err
+}
+
+// newArmed makes a secret ready that is carried like one of this kind.
+func (g *grant) newArmed(s Secret, kind string) (*armed, error) {
 	if len(s.Value) < minSecret || len(s.Value) > maxSecret {
 		return nil, errors.New("credential has an impossible length")
 	}
@@ -254,9 +269,9 @@ func (g *grant) arm(s Secret) (*armed, error) {
 			return nil, errors.New("credential is not visible ASCII")
 		}
 	}
-	au := g.auths[s.Kind]
+	au := g.auths[kind]
 	if au == nil {
-		return nil, fmt.Errorf("%s takes no credential of the kind %s", g.Provider, s.Kind)
+		return nil, fmt.Errorf("%s takes no credential of the kind %s", g.Provider, kind)
 	}
 	a := &armed{secret: s, auth: au, scrub: newScrubber(s.Value)}
 	switch {
@@ -266,7 +281,6 @@ func (g *grant) arm(s Secret) (*armed, error) {
 	default:
 		a.header = []string{au.Prefix + string(s.Value)}
 	}
-	g.armed.Store(a)
 	return a, nil
 }
 

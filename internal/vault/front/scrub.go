@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -25,6 +26,7 @@ const (
 // Manber). In ordinary text that is nearly the whole window, so most bytes are never looked at.
 type scrubber struct {
 	needles  [][]byte
+	raw      []string  // the secrets themselves, in lower case
 	first    [256]bool // bytes that start a needle
 	longest  int
 	shortest int
@@ -33,7 +35,7 @@ type scrubber struct {
 
 func pair(a, b byte) int { return (int(a)<<5 ^ int(b)) & 4095 }
 
-func newScrubber(secret []byte) *scrubber {
+func newScrubber(secrets ...[]byte) *scrubber {
 	s := &scrubber{}
 	add := func(n []byte) {
 		for _, have := range s.needles {
@@ -45,20 +47,11 @@ func newScrubber(secret []byte) *scrubber {
 		s.first[n[0]] = true
 		s.longest = max(s.longest, len(n))
 	}
-	add(bytes.Clone(secret))
-	for shift := range 3 {
-		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-			add(base64Core(enc, secret, shift))
+	for _, secret := range secrets {
+		s.raw = append(s.raw, strings.ToLower(string(secret)))
+		for _, n := range formsOf(secret) {
+			add(n)
 		}
-	}
-	h := hex.EncodeToString(secret)
-	add([]byte(h))
-	add([]byte(strings.ToUpper(h)))
-	q := url.QueryEscape(string(secret))
-	add([]byte(q))
-	add([]byte(lowerEscapes(q)))
-	if j, err := json.Marshal(string(secret)); err == nil {
-		add(j[1 : len(j)-1])
 	}
 	s.shortest = 255
 	for _, n := range s.needles {
@@ -74,6 +67,32 @@ func newScrubber(secret []byte) *scrubber {
 		}
 	}
 	return s
+}
+
+// formsOf is a secret as it is and in the encodings in which servers echo things.
+func formsOf(secret []byte) [][]byte {
+	out := [][]byte{bytes.Clone(secret)}
+	for shift := range 3 {
+		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			out = append(out, base64Core(enc, secret, shift))
+		}
+	}
+	h := hex.EncodeToString(secret)
+	out = append(out, []byte(h), []byte(strings.ToUpper(h)))
+	for _, q := range []string{url.QueryEscape(string(secret)), url.PathEscape(string(secret))} {
+		out = append(out, []byte(q), []byte(lowerEscapes(q)))
+	}
+	for _, escape := range []bool{true, false} {
+		var buf bytes.Buffer
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(escape)
+		if err := enc.Encode(string(secret)); err == nil { // strings always encode
+			j := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
+			j = j[1 : len(j)-1]
+			out = append(out, j, bytes.ReplaceAll(j, []byte("/"), []byte(`\/`)))
+		}
+	}
+	return out
 }
 
 // base64Core returns the characters of a base64 text that depend on secret alone when shift bytes
@@ -163,7 +182,11 @@ func (s *scrubber) header(h http.Header) bool {
 
 // containsFold looks for the raw secret in a header name, whose case HTTP libraries change.
 func containsFold(s *scrubber, key string) bool {
-	return len(key) >= minSecret && strings.Contains(strings.ToLower(key), strings.ToLower(string(s.needles[0])))
+	if len(key) < minSecret {
+		return false
+	}
+	lower := strings.ToLower(key)
+	return slices.ContainsFunc(s.raw, func(raw string) bool { return strings.Contains(lower, raw) })
 }
 
 // scrubStream is a scrubber on one body. Bytes are held back only while they could be the start

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"context"
 	"crypto/subtle"
 	"encoding/base64"
 	"net/http"
@@ -31,50 +32,59 @@ const subprotocolKey = "openai-insecure-api-key."
 var basicNames = map[string]bool{"": true, "x-access-token": true, "x-oauth-basic": true, "oauth2": true, "oauth": true, "git": true,
 	"token": true, "api": true, "api-key": true, "apikey": true, "private-token": true, "gitlab-ci-token": true, "x": true, "anystring": true}
 
-// identify finds the route of a request by its phantom. The route is nil with every refusal.
-func (f *Front) identify(s *site, h http.Header, rawQuery string) (*route, *refusal) {
+// identify finds the route of a request by its phantom, and the child that it was, if it was one.
+// The route is nil with every refusal.
+func (f *Front) identify(ctx context.Context, s *site, h http.Header, rawQuery string) (*route, *childKey, *refusal) {
 	list, ref := s.credentials(h, rawQuery)
 	if ref != nil {
-		return nil, ref
+		return nil, nil, ref
 	}
 	var own *grant
+	var child *childKey
 	for _, c := range list {
-		g := f.owner(c.value)
+		g, k := f.owner(c.value, s.host)
 		switch {
-		case g == nil && strings.HasPrefix(c.value, PhantomPrefix):
-			f.stranger(c.value)
-			return nil, refuse(http.StatusUnauthorized, "invalid_token", "the "+c.place+" carries a token that is not of this task's start")
+		case g == nil && FindPhantom(c.value) != "", g == nil && strings.HasPrefix(c.value, PhantomPrefix):
+			if ref := f.stranger(ctx, s, c.value); ref != nil {
+				return nil, nil, ref
+			}
+			return nil, nil, refuse(http.StatusUnauthorized, "invalid_token", "the "+c.place+" carries a token that is not of this task's start")
 		case g == nil:
-			return nil, refuse(http.StatusForbidden, "foreign_credential", "the "+c.place+" carries a credential of its own; real keys do not belong in a task")
+			return nil, nil, refuse(http.StatusForbidden, "foreign_credential", "the "+c.place+" carries a credential of its own; real keys do not belong in a task")
 		case own != nil && own != g:
-			return nil, refuse(http.StatusBadRequest, "ambiguous_token", "the request carries tokens of two providers, "+own.Provider+" and "+g.Provider)
+			return nil, nil, refuse(http.StatusBadRequest, "ambiguous_token", "the request carries tokens of two providers, "+own.Provider+" and "+g.Provider)
+		case own != nil && child != k:
+			return nil, nil, refuse(http.StatusBadRequest, "ambiguous_token", "the request carries two different tokens of "+own.Provider)
 		case c.param != "" && !slices.Contains(g.Query, c.param) && !g.inQuery(c.param):
-			return nil, refuse(http.StatusForbidden, "foreign_credential", "the token belongs in a header, not in the "+c.place)
+			return nil, nil, refuse(http.StatusForbidden, "foreign_credential", "the token belongs in a header, not in the "+c.place)
 		}
-		own = g
+		own, child = g, k
 	}
 	if own == nil {
-		return nil, refuse(http.StatusUnauthorized, "missing_token", "the request carries no token of this task; agents and tools find theirs in the environment")
+		return nil, nil, refuse(http.StatusUnauthorized, "missing_token", "the request carries no token of this task; agents and tools find theirs in the environment")
 	}
 	for _, rt := range s.routes {
 		if rt.grant == own {
-			return rt, nil
+			return rt, child, nil
 		}
 	}
-	return nil, refuse(http.StatusForbidden, "no_route", "the token is for "+own.Provider+", which is not at "+s.host)
+	return nil, nil, refuse(http.StatusForbidden, "no_route", "the token is for "+own.Provider+", which is not at "+s.host)
 }
 
-// owner is the grant whose phantom this is. Every comparison takes the same time wherever it
-// differs.
-func (f *Front) owner(value string) *grant {
-	var own *grant
+// owner is the grant whose phantom this is, or whose child's that is good at host. Every
+// comparison takes the same time wherever it differs.
+func (f *Front) owner(value, host string) (own *grant, child *childKey) {
 	for _, g := range f.grants {
-		if subtle.ConstantTimeCompare([]byte(value), []byte(g.Phantom)) == 1 {
-			own = g
+		if sameSecret(value, g.Phantom) {
+			own, child = g, nil
+		} else if k := g.account.children.find(value, host, f.cfg.Now()); k != nil {
+			own, child = g, k
 		}
 	}
-	return own
+	return own, child
 }
+
+func sameSecret(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
 // inQuery reports whether a kind of credential goes upstream in this parameter.
 func (g *grant) inQuery(param string) bool {
@@ -188,13 +198,10 @@ func (g *grant) withoutPhantom(rawQuery string) string {
 	var kept []string
 	for _, pair := range strings.Split(rawQuery, "&") {
 		_, value, _ := strings.Cut(pair, "=")
-		if v, err := url.QueryUnescape(value); err == nil && v == g.Phantom {
+		if v, err := url.QueryUnescape(value); err == nil && strings.HasPrefix(v, PhantomPrefix) {
 			continue
 		}
 		kept = append(kept, pair)
 	}
 	return strings.Join(kept, "&")
 }
-
-// stranger is told of a token that no front of this container gave out.
-func (f *Front) stranger(string) {}

@@ -20,10 +20,13 @@ type Front struct {
 	cfg      Config
 	sites    map[target]*site
 	grants   []*grant
+	accounts map[string]*account // by provider
+	canary   *canary
 	server   *http.Server
 	conns    *handover
 	serving  sync.WaitGroup
-	requests atomic.Int64 // being served
+	tunnels  sync.WaitGroup // WebSockets
+	requests atomic.Int64   // being served
 }
 
 type target struct {
@@ -44,7 +47,10 @@ func New(cfg Config) (*Front, error) {
 	setDefault(&cfg.Limits.Body, 128<<20)
 	setDefault(&cfg.Limits.Inspect, 1<<20)
 	setDefault(&cfg.Limits.Connection, 256)
-	f := &Front{cfg: cfg, sites: map[target]*site{}, conns: newHandover()}
+	setDefault(&cfg.Limits.Burst, 60)
+	setDefault(&cfg.Limits.WrongDelay, time.Second)
+	f := &Front{cfg: cfg, sites: map[target]*site{}, accounts: map[string]*account{}, conns: newHandover(),
+		canary: newCanary(cfg.Limits.WrongDelay)}
 	for _, g := range cfg.Grants {
 		if err := f.addGrant(g); err != nil {
 			f.closeRoutes()
@@ -60,7 +66,7 @@ func New(cfg Config) (*Front, error) {
 		// OPTIONS * is judged like everything else.
 		DisableGeneralOptionsHandler: true,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, siteKey{}, c.(*tls.Conn).NetConn().(*clientConn).site)
+			return context.WithValue(ctx, siteKey{}, clientOf(c).site)
 		},
 	}
 	f.serving.Add(1)
@@ -71,7 +77,7 @@ func New(cfg Config) (*Front, error) {
 	return f, nil
 }
 
-func setDefault[T int | int64](v *T, d T) {
+func setDefault[T int | int64 | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
@@ -81,6 +87,8 @@ func setDefault[T int | int64](v *T, d T) {
 func (f *Front) Close() error {
 	f.conns.Close()
 	err := f.server.Close()
+	f.Cut(func(string, uint16) bool { return true }, "the connection was closed")
+	f.tunnels.Wait() // the server does not know of them
 	f.serving.Wait()
 	f.closeRoutes()
 	return err
@@ -109,7 +117,9 @@ func (f *Front) ServeConn(ctx context.Context, c net.Conn, name string, port uin
 	}
 	cc := &clientConn{Conn: c, site: s, ended: make(chan struct{})}
 	defer cc.Close()
-	stop := context.AfterFunc(ctx, func() { cc.Close() })
+	s.conns.add(cc)
+	defer s.conns.remove(cc)
+	stop := context.AfterFunc(ctx, func() { cc.cut(&closing{closeGoingAway, "terok: the connection was closed"}) })
 	defer stop()
 	if !f.conns.give(ctx, tls.Server(cc, s.tls), f.cfg.Limits.Connection) {
 		return
@@ -126,6 +136,26 @@ type clientConn struct {
 	site  *site
 	once  sync.Once
 	ended chan struct{}
+
+	farewell atomic.Pointer[func(*closing)] // tells a WebSocket's client why it ends
+}
+
+// clientOf is the connection under the TLS of a server's connection.
+func clientOf(c net.Conn) *clientConn {
+	if t, ok := c.(*tls.Conn); ok {
+		if cc, ok := t.NetConn().(*clientConn); ok {
+			return cc
+		}
+	}
+	return nil
+}
+
+// cut ends the connection from outside. An answer that streams ends without its last chunk.
+func (c *clientConn) cut(why *closing) {
+	if say := c.farewell.Load(); say != nil {
+		(*say)(why)
+	}
+	c.Close()
 }
 
 func (c *clientConn) Close() error {

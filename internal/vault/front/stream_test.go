@@ -326,7 +326,7 @@ func TestUpgradeIsIgnored(t *testing.T) {
 	})
 	req := r.request("GET", "/v1/models", "")
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "websocket")
+	req.Header.Set("Upgrade", "h2c")
 	if resp, _ := r.do(req); resp.StatusCode != 200 {
 		t.Error(resp.Status)
 	}

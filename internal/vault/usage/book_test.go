@@ -1,0 +1,178 @@
+package usage
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+type clock struct{ now time.Time }
+
+func (c *clock) Now() time.Time { return c.now }
+
+func open(t *testing.T, dir, task string, c *clock) *Book {
+	t.Helper()
+	b, err := Open(dir, task, c.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func TestBook(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "usage")
+	c := &clock{time.Date(2026, 11, 30, 23, 59, 0, 0, time.UTC)}
+	one, two := open(t, dir, "one", c), open(t, dir, "two", c)
+	entry := Entry{Provider: "anthropic", Model: "m", Requests: 1, Tokens: Tokens{Input: 10, Output: 5}, MicroUSD: 7}
+	for range 3 {
+		if err := one.Add(entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := two.Add(entry); err != nil {
+		t.Fatal(err)
+	}
+	for span, want := range map[Span]int64{PerTask: 1, PerProject: 4, PerDay: 4} {
+		if got := two.Total(span); got.Requests != want || got.MicroUSD != 7*want {
+			t.Errorf("%s: %+v", span, got)
+		}
+	}
+	// What another task uses is seen within a second, not before it costs a look.
+	if err := one.Add(entry); err != nil {
+		t.Fatal(err)
+	}
+	if got := two.Total(PerProject); got.Requests != 4 {
+		t.Errorf("looked too often: %+v", got)
+	}
+	c.now = c.now.Add(2 * time.Minute) // midnight
+	if got := two.Total(PerProject); got.Requests != 5 {
+		t.Errorf("the other task's request is missing: %+v", got)
+	}
+	if got := two.Total(PerDay); got.Requests != 0 {
+		t.Errorf("a new day: %+v", got)
+	}
+
+	// The writer is killed: everything is there, whoever opens next.
+	f, err := os.OpenFile(Path(dir, "one"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteString(`{"day":"2026-11-30","requests":1000,"inp`)
+	f.Close()
+	again := open(t, dir, "one", c)
+	if got := again.Total(PerTask); got.Requests != 4 {
+		t.Errorf("after a torn line: %+v", got)
+	}
+	if err := again.Add(entry); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, dir, "one", c).Total(PerTask); got.Requests != 5 {
+		t.Errorf("a torn line swallowed the next: %+v", got)
+	}
+}
+
+// A worker that was taken over writes into its own book only, and lowers no sum.
+func TestHostileBook(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
+	lines := []string{`{"day":"2026-11-30","requests":-50,"micro_usd":-1000000,"input":-5}`, `{"day":"never","requests":3}`, "\x00\xff", "[]",
+		strings.Repeat("x", 1<<20), `{"day":"2026-11-30","requests":2,"micro_usd":3}`}
+	if err := os.WriteFile(Path(dir, "evil"), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(Path(dir, "dir"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, dir, "mine", c).Total(PerDay); got != (Total{Requests: 2, MicroUSD: 3}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestLongBookIsShortened(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
+	line := `{"day":"2026-11-29","provider":"p","model":"m","requests":1,"input":2,"micro_usd":3,"unpriced":1}` + "\n"
+	n := shortenAt/len(line) + 10
+	if err := os.WriteFile(Path(dir, "t"), []byte(strings.Repeat(line, n)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := Total{Requests: int64(n), Tokens: Tokens{Input: int64(2 * n)}, MicroUSD: int64(3 * n), Unpriced: int64(n)}
+	if got := open(t, dir, "t", c).Total(PerTask); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if st, err := os.Stat(Path(dir, "t")); err != nil || st.Size() > 1000 {
+		t.Errorf("%v %v", st, err)
+	}
+	if got := open(t, dir, "t", c).Total(PerTask); got != want {
+		t.Errorf("the second time: %+v", got)
+	}
+}
+
+func TestPrices(t *testing.T) {
+	p := Prices{"claude-sonnet-4-5": {Input: 3, Output: 15, CacheRead: 0.3, CacheWrite: 3.75, CacheLong: 6}, "gpt-5": {Input: 1.25, Output: 10}}
+	for model, known := range map[string]bool{"claude-sonnet-4-5": true, "claude-sonnet-4-5-20250929": true, "anthropic/claude-sonnet-4-5": true,
+		"gpt-5": true, "gpt-5-2025-08-07": true, "gpt-5-latest": true, "gpt-5-mini": false, "gpt-5-pro": false, "gpt-5.1": false, "": false, "x": false} {
+		if _, ok := p.Cost(model, Tokens{Input: 1}); ok != known {
+			t.Errorf("%q: %v", model, ok)
+		}
+	}
+	got, _ := p.Cost("claude-sonnet-4-5", Tokens{Input: 1000, Output: 100, CacheRead: 10_000, CacheWrite: 1000, CacheLong: 400})
+	if want := int64(3000 + 1500 + 3000 + 600*3.75 + 400*6); got != want {
+		t.Errorf("%d, want %d", got, want)
+	}
+	if got, _ = p.Cost("gpt-5", Tokens{CacheRead: 1}); got != 2 {
+		t.Errorf("a part of a millionth must count as one, and cached input without a price as input: %d", got)
+	}
+}
+
+func TestBudgets(t *testing.T) {
+	for text, want := range map[string]string{"5 USD/task": "5 USD/task", "$0.5/day": "0.5 USD/day", "2M tokens / project": "2M tokens/project",
+		"1500 tokens/task": "1500 tokens/task", "1.5k tokens/task": "1500 tokens/task", "20USD/day": "20 USD/day"} {
+		b, err := ParseBudget(text)
+		if err != nil || b.String() != want {
+			t.Errorf("%q: %q %v", text, b, err)
+		}
+		if again, err := ParseBudget(b.String()); err != nil || again != b {
+			t.Errorf("%q: %v %v", text, again, err)
+		}
+	}
+	for _, bad := range []string{"", "5", "5 USD", "5 EUR/task", "-5 USD/task", "0 USD/task", "5 USD/hour", "NaN USD/task", "Inf tokens/day", "5 tokens/", "1e300 tokens/day", "0 tokens/task"} {
+		if b, err := ParseBudget(bad); err == nil {
+			t.Errorf("%q is %v", bad, b)
+		}
+	}
+	var list Budgets
+	if err := list.UnmarshalConfig([]any{"5 USD/task", "1M tokens/day"}); err != nil || len(list) != 2 {
+		t.Errorf("%v %v", list, err)
+	}
+	if err := list.UnmarshalConfig(""); err != nil || len(list) != 0 {
+		t.Errorf("%v %v", list, err)
+	}
+	if err := list.UnmarshalConfig(5.0); err == nil {
+		t.Error("a number is a budget")
+	}
+	b := Budget{MicroUSD: 1_000_000, Span: PerTask}
+	if u := b.Used(Total{MicroUSD: 800_000}); u != 0.8 {
+		t.Error(u)
+	}
+}
+
+func FuzzBudget(f *testing.F) {
+	f.Add("5 USD/task")
+	f.Add("1.5M tokens/day")
+	f.Fuzz(func(t *testing.T, s string) {
+		b, err := ParseBudget(s)
+		if err != nil {
+			return
+		}
+		if b.MicroUSD <= 0 && b.Tokens <= 0 {
+			t.Fatalf("%q is a budget of nothing", s)
+		}
+		if again, err := ParseBudget(b.String()); err != nil || again != b {
+			t.Fatalf("%q: %q %v", s, b, err)
+		}
+	})
+}
