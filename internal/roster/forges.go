@@ -44,6 +44,7 @@ func github() *Provider {
 		[]string{"deny PATCH,DELETE /**/repos/*/*", "deny GET,POST,PUT,PATCH,DELETE /**/installations/*/access_tokens/**"},
 	)
 	r.Default = "allow"
+	r.RedirectHosts = []string{"codeload.github.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com"}
 	return &Provider{
 		Name: "github", Title: "GitHub", Routes: []sandbox.Route{r}, Forge: sandbox.GitHub,
 		// Much of the API is public, and what a person opens by name without a grant stays open.

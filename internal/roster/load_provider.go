@@ -15,6 +15,7 @@ import (
 	"terok/internal/config"
 	"terok/internal/sandbox"
 	"terok/internal/vault/endpoint"
+	"terok/internal/vault/usage"
 )
 
 // providerFile is providers/NAME.yml. Keys that it does not set keep the built-in entry's values,
@@ -40,6 +41,8 @@ type providerFile struct {
 	DefaultModel  string               `yaml:"default_model"`
 	FallbackModel string               `yaml:"fallback_model"`
 	KeyURL        string               `yaml:"key_url"`
+	// Prices are those of models, in dollars per million tokens; they are laid over the known ones.
+	Prices map[string]sandbox.Price `yaml:"prices"`
 }
 
 // routeFile is one host.
@@ -50,6 +53,16 @@ type routeFile struct {
 	AllowPrivate bool     `yaml:"allow_private"`
 	Policy       []string `yaml:"policy"`
 	Default      string   `yaml:"default" oneof:"allow deny"`
+
+	RedirectHosts []string      `yaml:"redirect_hosts"`
+	Exchange      *exchangeFile `yaml:"exchange"`
+}
+
+// exchangeFile is the answer of the endpoints that "substitute" rules name.
+type exchangeFile struct {
+	Field   string   `yaml:"field"`
+	Expires string   `yaml:"expires"`
+	Hosts   []string `yaml:"hosts"`
 }
 
 type authFiles struct {
@@ -157,6 +170,11 @@ func (f *providerFile) Validate() []config.FieldError {
 	for i, q := range f.Query {
 		bad.param(fmt.Sprintf("query[%d]", i), q)
 	}
+	for _, model := range slices.Sorted(maps.Keys(f.Prices)) {
+		if err := usage.CheckPrice(f.Prices[model]); err != nil {
+			bad.add("prices."+model, "%v", err)
+		}
+	}
 	return bad
 }
 
@@ -209,6 +227,17 @@ func (r *routeFile) check(bad *faults, at string) {
 	for i, line := range r.Policy {
 		if _, err := endpoint.ParseRule(line); err != nil {
 			bad.add(fmt.Sprintf("%spolicy[%d]", at, i), "%v", err)
+		}
+	}
+	for i, h := range r.RedirectHosts {
+		bad.host(fmt.Sprintf("%sredirect_hosts[%d]", at, i), h)
+	}
+	if e := r.Exchange; e != nil {
+		if e.Field == "" || len(e.Hosts) == 0 {
+			bad.add(at+"exchange", "needs field and hosts")
+		}
+		for i, h := range e.Hosts {
+			bad.host(fmt.Sprintf("%sexchange.hosts[%d]", at, i), strings.TrimPrefix(h, "*."))
 		}
 	}
 	if len(r.Policy) > endpoint.MaxRules {
@@ -296,7 +325,7 @@ func (p *Provider) file() *providerFile {
 	f := &providerFile{
 		Title: p.Title, Host: main.Host,
 		Main: routeFile{Port: int(main.Port), Upstream: main.Upstream, CAFile: main.CAFile, AllowPrivate: main.AllowPrivate,
-			Policy: main.Policy, Default: main.Default},
+			Policy: main.Policy, Default: main.Default, RedirectHosts: main.RedirectHosts, Exchange: (*exchangeFile)(main.Exchange)},
 		Serves:     servesFile{p.Serves[sandbox.AnthropicMessages], p.Serves[sandbox.OpenAIResponses], p.Serves[sandbox.OpenAIChat]},
 		AltHeaders: p.AltHeaders, Query: p.Query, Forge: p.Forge, SharedDomain: p.SharedDomain,
 		DefaultModel: p.DefaultModel, FallbackModel: p.FallbackModel, KeyURL: p.KeyURL,
@@ -329,6 +358,11 @@ func (f *providerFile) provider(name, path string, base *Provider) *Provider {
 	if p.Forge == "none" {
 		p.Forge = ""
 	}
+	p.Prices = maps.Clone(base.Prices)
+	if p.Prices == nil {
+		p.Prices = usage.Prices{}
+	}
+	maps.Copy(p.Prices, f.Prices)
 	p.Routes = append(p.Routes, f.Main.over(sandbox.Route{Host: f.Host, Port: 443}, path))
 	p.Routes[0].AllowPrivate = f.Main.AllowPrivate
 	for _, r := range base.Routes[1:] {
@@ -387,6 +421,12 @@ func (r routeFile) over(base sandbox.Route, path string) sandbox.Route {
 	}
 	if r.Default != "" {
 		base.Default = r.Default
+	}
+	if r.RedirectHosts != nil {
+		base.RedirectHosts = r.RedirectHosts
+	}
+	if r.Exchange != nil {
+		base.Exchange = (*sandbox.Exchange)(r.Exchange)
 	}
 	return base
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"terok/internal/sandbox"
+	"terok/internal/vault/usage"
 )
 
 // Provider is a service with one credential, reached through one or more hosts.
@@ -27,6 +28,8 @@ type Provider struct {
 	// SharedDomain: the host serves more than the API that the credential is for, so relaying it
 	// for one task is no reason to close it for the others.
 	SharedDomain bool
+
+	Prices usage.Prices // of models, by name
 
 	DefaultModel  string // for agents that have no choice of their own
 	FallbackModel string
@@ -52,7 +55,7 @@ func (p *Provider) Grant(scope, kind string, public map[string]string) sandbox.G
 	}
 	g := sandbox.Grant{
 		Provider: p.Name, Scope: scope, Kind: kind, Public: maps.Clone(public),
-		Auth: make(map[string]sandbox.Auth, len(p.Auth)), Serves: maps.Clone(p.Serves),
+		Auth: make(map[string]sandbox.Auth, len(p.Auth)), Serves: maps.Clone(p.Serves), Prices: maps.Clone(p.Prices),
 		AltHeaders: slices.Clone(p.AltHeaders), Query: slices.Clone(p.Query), Forge: p.Forge,
 	}
 	for kind, a := range p.Auth {

@@ -16,6 +16,7 @@ func builtinProviders() map[string]*Provider {
 		m[p.Name] = p
 	}
 	m["blablador"].DefaultModel, m["blablador"].FallbackModel = "alias-huge", "alias-code"
+	m["mistral"].Prices = mistralPrices()
 	m["kisski"].DefaultModel, m["kisski"].FallbackModel = "devstral-2-123b-instruct-2512", "mistral-large-3-675b-instruct-2512"
 	return m
 }
@@ -36,7 +37,8 @@ func anthropic() *Provider {
 	// A container's client that wants to refresh is answered here; the keyholder does it.
 	token := []string{"token POST /v1/oauth/token"}
 	return &Provider{
-		Name: "anthropic", Title: "Anthropic",
+		Prices: anthropicPrices(),
+		Name:   "anthropic", Title: "Anthropic",
 		Routes: []sandbox.Route{
 			route("api.anthropic.com",
 				"token POST /v1/oauth/token",
@@ -83,7 +85,8 @@ func anthropic() *Provider {
 
 func openai() *Provider {
 	return &Provider{
-		Name: "openai", Title: "OpenAI",
+		Prices: openaiPrices(),
+		Name:   "openai", Title: "OpenAI",
 		Routes: []sandbox.Route{
 			route("api.openai.com",
 				"deny /v1/organization/**", // admin keys
@@ -146,7 +149,8 @@ func compatible(name, title, host, env, keyURL string) *Provider {
 
 func openrouter() *Provider {
 	return &Provider{
-		Name: "openrouter", Title: "OpenRouter",
+		Prices: vendorPrices(),
+		Name:   "openrouter", Title: "OpenRouter",
 		Routes: []sandbox.Route{route("openrouter.ai",
 			"deny /api/v1/keys/**", // provisioning keys
 			"deny /api/v1/auth/**",
@@ -170,7 +174,8 @@ func openrouter() *Provider {
 
 func opper() *Provider {
 	return &Provider{
-		Name: "opper", Title: "Opper",
+		Prices: vendorPrices(),
+		Name:   "opper", Title: "Opper",
 		Routes: []sandbox.Route{route("api.opper.ai",
 			"allow POST /v3/compat/chat/completions",
 			"allow POST /v3/compat/messages",
@@ -196,6 +201,13 @@ func copilot() *Provider {
 		"allow GET /agents/**",
 		"allow GET /_ping",
 	}
+	// Copilot's own API takes a short-lived token that this endpoint gives for GitHub's.
+	exchange := route("api.github.com",
+		"substitute GET /copilot_internal/v2/token",
+		"allow GET /copilot_internal/user",
+		"allow GET /user",
+	)
+	exchange.Exchange = &sandbox.Exchange{Field: "token", Expires: "expires_at", Hosts: []string{"*.githubcopilot.com"}}
 	auth := sandbox.Auth{
 		Header: "Authorization", Prefix: "Bearer ", Env: map[string]string{"COPILOT_GITHUB_TOKEN": sandbox.PhantomMark},
 		Probe: sandbox.Probe{Host: "api.github.com", Method: "GET", Path: "/copilot_internal/user"},
@@ -207,11 +219,7 @@ func copilot() *Provider {
 			route("api.individual.githubcopilot.com", models...),
 			route("api.business.githubcopilot.com", models...),
 			route("api.enterprise.githubcopilot.com", models...),
-			route("api.github.com",
-				"substitute GET /copilot_internal/v2/token",
-				"allow GET /copilot_internal/user",
-				"allow GET /user",
-			),
+			exchange,
 		},
 		Kinds:  []string{sandbox.PAT, sandbox.OAuth},
 		Auth:   map[string]sandbox.Auth{sandbox.PAT: auth, sandbox.OAuth: auth},

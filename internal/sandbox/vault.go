@@ -37,6 +37,18 @@ const JWTMark = "{jwt}"
 // Vault says which credentials the task may use.
 type Vault struct {
 	Grants []Grant `json:"grants"`
+
+	Limits  VaultLimits `json:"limits"`
+	Budgets []string    `json:"budgets,omitempty"` // of package usage: "5 USD/task"
+	Usage   string      `json:"usage,omitempty"`   // directory of the project's books; "": beside the rules
+}
+
+// VaultLimits bound what a task may ask of the vault. Zero fields are the front's defaults.
+type VaultLimits struct {
+	PerMinute  int   `json:"requests_per_minute,omitempty"` // to one provider; 0: any number
+	Burst      int   `json:"burst,omitempty"`               // of them at once
+	Concurrent int   `json:"concurrent,omitempty"`          // requests at a time
+	Body       int64 `json:"body,omitempty"`                // bytes of a request
 }
 
 // Grant lets a task use one provider's credential through the transparent front. It is the
@@ -49,6 +61,7 @@ type Grant struct {
 	Auth     map[string]Auth   `json:"auth"` // by kind of credential
 	Routes   []Route           `json:"routes"`
 	Serves   map[string]string `json:"serves,omitempty"` // protocol → path that it stands below
+	Prices   map[string]Price  `json:"prices,omitempty"` // by model
 
 	AltHeaders []string `json:"alt_headers,omitempty"` // further headers in which the phantom is accepted
 	Query      []string `json:"query,omitempty"`       // query parameters in which the phantom is accepted
@@ -108,6 +121,15 @@ type Route struct {
 
 	RedirectHosts []string  `json:"redirect_hosts,omitempty"` // redirects to these hosts are shown to the container
 	Exchange      *Exchange `json:"exchange,omitempty"`       // what "substitute" endpoints of this host answer
+}
+
+// Price is what a million tokens of a model cost, in US dollars.
+type Price struct {
+	Input      float64 `json:"input" yaml:"input"`
+	Output     float64 `json:"output" yaml:"output"`
+	CacheRead  float64 `json:"cache_read,omitempty" yaml:"cache_read"`   // input from a cache; 0: like Input
+	CacheWrite float64 `json:"cache_write,omitempty" yaml:"cache_write"` // input into a cache; 0: like Input
+	CacheLong  float64 `json:"cache_long,omitempty" yaml:"cache_long"`   // into one that holds for an hour; 0: like CacheWrite
 }
 
 // Exchange is the answer of an endpoint that trades the credential for another one: a JSON object

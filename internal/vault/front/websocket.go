@@ -127,10 +127,7 @@ func (f *Front) tunnel(w http.ResponseWriter, r *http.Request, rt *route, out *h
 	if x.generates = x.generates && f.cfg.Used != nil; x.generates {
 		t.meter = usage.NewMessageMeter()
 	}
-	var head strings.Builder
-	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	_ = resp.Header.Write(&head)
-	if _, err := io.WriteString(conn, head.String()+"\r\n"); err != nil {
+	if !t.open(resp.Header) {
 		x.reason = "client_gone"
 		return
 	}
@@ -175,14 +172,25 @@ type wsTunnel struct {
 	meter    *usage.Meter // nil: nothing is counted
 }
 
-func (t *wsTunnel) run(client *bufio.Reader) {
-	t.idle = time.AfterFunc(wsIdle, func() { t.end(&closing{closeGoingAway, "nothing was said for long"}) })
-	defer t.idle.Stop()
+// open sends the answer to the handshake. From then on whoever cuts the connection says why first.
+func (t *wsTunnel) open(h http.Header) bool {
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(&head)
+	head.WriteString("\r\n")
+	t.down.mu.Lock() // nothing may come before it
+	defer t.down.mu.Unlock()
 	if cc := clientOf(t.conn); cc != nil {
 		end := t.end
 		cc.farewell.Store(&end)
-		defer cc.farewell.Store(nil)
 	}
+	_, err := io.WriteString(t.conn, head.String())
+	return err == nil
+}
+
+func (t *wsTunnel) run(client *bufio.Reader) {
+	t.idle = time.AfterFunc(wsIdle, func() { t.end(&closing{closeGoingAway, "nothing was said for long"}) })
+	defer t.idle.Stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { t.done(t.toProvider(client)) })
 	wg.Go(func() { t.done(t.toClient(bufio.NewReaderSize(t.upstream, wsPiece))) })

@@ -430,3 +430,24 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// What only one of two readers might understand is refused.
+func TestFrameRules(t *testing.T) {
+	for name, frame := range map[string]string{
+		"a reserved bit": "\xc1\x80\x00\x00\x00\x00", "an unknown operation": "\x83\x80\x00\x00\x00\x00", "no mask": "\x81\x01a",
+		"a long ping": "\x89\xfe\x00\x7e", "a ping in parts": "\x09\x80\x00\x00\x00\x00", "a length that is too long by itself": "\x81\xfe\x00\x05\x00\x00\x00\x00aaaaa",
+		"a length with 65 bits": "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", "the middle of nothing": "\x80\x80\x00\x00\x00\x00",
+		"a message in a message": "\x01\x80\x00\x00\x00\x00\x01\x80\x00\x00\x00\x00",
+	} {
+		r := frameReader{r: bufio.NewReader(strings.NewReader(frame)), masked: true, limit: 1 << 20}
+		var err error
+		for range 3 {
+			if _, err = r.next(make([]byte, maxControl)); err != nil {
+				break
+			}
+		}
+		if err != errFrame {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -3,22 +3,18 @@ package usage
 import (
 	"fmt"
 	"strings"
+
+	"terok/internal/sandbox"
 )
 
-// Price is what a million tokens of a model cost, in US dollars.
-type Price struct {
-	Input      float64 `json:"input" yaml:"input"`
-	Output     float64 `json:"output" yaml:"output"`
-	CacheRead  float64 `json:"cache_read,omitempty" yaml:"cache_read"`   // 0: like Input
-	CacheWrite float64 `json:"cache_write,omitempty" yaml:"cache_write"` // 0: like Input
-	CacheLong  float64 `json:"cache_long,omitempty" yaml:"cache_long"`   // kept for an hour; 0: like CacheWrite
-}
+// Price is what a million tokens of a model cost.
+type Price = sandbox.Price
 
 // maxPrice is more than any model costs per million tokens, in dollars.
 const maxPrice = 100_000
 
-// Validate checks a price that a person wrote.
-func (p Price) Validate() error {
+// CheckPrice checks a price that a person wrote.
+func CheckPrice(p Price) error {
 	for name, v := range map[string]float64{"input": p.Input, "output": p.Output, "cache_read": p.CacheRead,
 		"cache_write": p.CacheWrite, "cache_long": p.CacheLong} {
 		if !(v >= 0 && v <= maxPrice) {
