@@ -31,25 +31,19 @@ var migrations = []func(doc map[string]any) error{
 	},
 }
 
-// migrate brings an older document to today's schema: a copy of the file first, then one atomic
-// replacement. Whoever is interrupted finds the old file and starts again. data is the file's
-// content.
-func (v *Vault) migrate(data []byte) error {
+// upgrade brings the document in memory to today's schema; document says what is wrong with one
+// that cannot be.
+func (v *Vault) upgrade() error {
 	path := vaultFile(v.dir)
 	var head struct {
 		Schema int `json:"schema"`
 	}
 	if err := json.Unmarshal(v.plain.bytes(), &head); err != nil || head.Schema >= Schema {
-		return nil // document says what is wrong
+		return nil
 	}
 	if head.Schema < 1 {
 		return damaged(path, errors.New("its schema number is wrong"))
 	}
-	unlock, err := state.Lock(lockName(v.dir))
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	var raw map[string]any
 	if err := json.Unmarshal(v.plain.bytes(), &raw); err != nil {
 		return damaged(path, errors.New("its content is not a vault"))
@@ -59,7 +53,7 @@ func (v *Vault) migrate(data []byte) error {
 			return damaged(path, err)
 		}
 	}
-	raw["schema"] = Schema
+	raw["schema"], raw[fromSchema] = Schema, head.Schema
 	plain, err := json.Marshal(raw)
 	if err != nil {
 		return err
@@ -68,16 +62,33 @@ func (v *Vault) migrate(data []byte) error {
 	if err != nil {
 		return err
 	}
-	old := v.plain
+	v.plain.close()
 	v.plain = next
-	defer old.close()
+	return nil
+}
+
+// fromSchema marks a document in memory that the disk has in an older form.
+const fromSchema = "from_schema"
+
+// migrate writes an upgraded document: a copy of the file first, then one atomic replacement.
+// Whoever is interrupted finds the old file and starts again. data is the file's content.
+func (v *Vault) migrate(data []byte) error {
 	doc, err := v.document()
 	if err != nil {
 		return err
 	}
 	defer doc.wipe()
+	if doc.FromSchema == 0 {
+		return nil
+	}
+	unlock, err := state.Lock(lockName(v.dir))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	doc.Generation++
-	if err := state.WriteFile(fmt.Sprintf("%s.pre-%d", path, Schema), data); err != nil {
+	doc.FromSchema = 0
+	if err := state.WriteFile(fmt.Sprintf("%s.pre-%d", vaultFile(v.dir), Schema), data); err != nil {
 		return err
 	}
 	return v.store(doc, replaceVault)

@@ -8,34 +8,48 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
-	"math/bits"
 	"os"
+	"slices"
 	"time"
-
-	"filippo.io/age"
-	"golang.org/x/crypto/scrypt"
 
 	"terok/internal/problem"
 	"terok/internal/state"
 )
 
+// Kinds of slots.
+const (
+	SlotPassphrase    = "passphrase"
+	SlotRecovery      = "recovery"
+	SlotCommand       = "command" // what credentials.passphrase_command prints
+	SlotSystemdCreds  = "systemd-creds"
+	SlotSecretService = "secret-service"
+)
+
 // slots is slots.json.
 type slots struct {
-	Schema    int    `json:"schema"`
-	VaultID   string `json:"vault_id"`
-	Recipient string `json:"recipient"` // the identity's public half, age1pq1…
-	Slots     []slot `json:"slots"`
-	Sum       string `json:"sum"` // SHA-256 of the rest: tells damage from a wrong passphrase
-	MAC       string `json:"mac"` // HMAC of the rest under a key of the identity: tells tampering
+	Schema     int     `json:"schema"`
+	VaultID    string  `json:"vault_id"`
+	Recipient  string  `json:"recipient"`            // the identity's public half, age1pq1…
+	Generation uint64  `json:"generation,omitempty"` // grows with every write; the document knows the last one
+	Recovery   *escrow `json:"recovery,omitempty"`
+	Slots      []slot  `json:"slots"`
+	Sum        string  `json:"sum"` // SHA-256 of the rest: tells damage from a wrong passphrase
+	MAC        string  `json:"mac"` // HMAC of the rest under a key of the identity: tells tampering
+}
+
+// escrow says whether somebody has confirmed to have the recovery code.
+type escrow struct {
+	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
 }
 
 // slot is one way in.
 type slot struct {
 	ID        string    `json:"id"`
-	Kind      string    `json:"kind"` // "passphrase"
+	Kind      string    `json:"kind"`
 	CreatedAt time.Time `json:"created_at"`
-	Wrapped   []byte    `json:"wrapped"` // age file (scrypt) that holds a wrapped
+	Generated bool      `json:"generated,omitempty"` // a passphrase that terok minted
+	Wrapped   []byte    `json:"wrapped"`             // age file (scrypt) that holds a wrapped
+	Sealed    []byte    `json:"sealed,omitempty"`    // the slot's secret, sealed by systemd-creds
 }
 
 // wrapped is what a slot protects; the ids bind it to its place.
@@ -45,67 +59,52 @@ type wrapped struct {
 	Identity string `json:"identity"` // AGE-SECRET-KEY-PQ-1…
 }
 
-const kindPassphrase = "passphrase"
-
-// Bounds of scrypt's work factor, log2 of N. Memory is 2^(factor+10) bytes: 32 MiB to 1 GiB. The
-// upper one bounds what an edited slots.json can make us do.
-const (
-	minWork = 15
-	maxWork = 20
-)
-
-// calibrated is the work factor at which a guess costs this machine 0.3 to 1 s.
-func calibrated() int {
-	best := time.Hour
-	for range 2 { // the first call also pays for its memory
-		start := time.Now()
-		_, _ = scrypt.Key([]byte("calibration"), make([]byte, 16), 1<<minWork, 8, 1, 32)
-		best = min(best, time.Since(start))
-	}
-	// Doubling from the measured time, the last step that stays at or below 0.7 s.
-	steps := bits.Len64(uint64(700*time.Millisecond/max(best, time.Millisecond))) - 1
-	return min(max(minWork+max(steps, 0), minWork), maxWork)
+// Slot describes one way in, without what it protects.
+type Slot struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	CreatedAt time.Time `json:"created_at"`
+	Generated bool      `json:"generated,omitempty"`
+	Sealed    []byte    `json:"-"` // systemd-creds blob
 }
 
-func newSlot(vaultID, id string, passphrase []byte, identity *age.HybridIdentity, work int, now time.Time) (slot, error) {
-	r, err := age.NewScryptRecipient(string(passphrase))
-	if err != nil {
-		return slot{}, err
-	}
-	r.SetWorkFactor(work)
-	plain, err := json.Marshal(wrapped{vaultID, id, identity.String()})
-	if err != nil {
-		return slot{}, err
-	}
-	defer clear(plain)
-	data, err := encrypt(plain, r)
-	if err != nil {
-		return slot{}, err
-	}
-	return slot{ID: id, Kind: kindPassphrase, CreatedAt: now.UTC().Truncate(time.Second), Wrapped: data}, nil
+// Ways are the ways into a vault.
+type Ways struct {
+	VaultID      string    `json:"vault_id"`
+	Slots        []Slot    `json:"slots"`
+	Acknowledged time.Time `json:"acknowledged_at,omitzero"` // of the recovery code; zero: not
 }
 
-func encrypt(plain []byte, r age.Recipient) ([]byte, error) {
-	var out bytes.Buffer
-	w, err := age.Encrypt(&out, r)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(plain); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+// Has reports whether there is a slot of a kind.
+func (w Ways) Has(kind string) bool {
+	return slices.ContainsFunc(w.Slots, func(s Slot) bool { return s.Kind == kind })
 }
 
-func decrypt(data []byte, id age.Identity) ([]byte, error) {
-	r, err := age.Decrypt(bytes.NewReader(data), id)
-	if err != nil {
-		return nil, err
+// ReadWays reads slots.json without a key: nothing in it is proven before the vault is open.
+func ReadWays(dir string) (Ways, error) {
+	if err := checkDir(dir); err != nil {
+		return Ways{}, err
 	}
-	return io.ReadAll(r)
+	s, err := readSlots(dir)
+	if err != nil {
+		return Ways{}, err
+	}
+	return s.ways(), nil
+}
+
+func (s *slots) ways() Ways {
+	w := Ways{VaultID: s.VaultID, Slots: make([]Slot, len(s.Slots))}
+	for i, sl := range s.Slots {
+		w.Slots[i] = sl.describe()
+	}
+	if s.Recovery != nil {
+		w.Acknowledged = s.Recovery.AcknowledgedAt
+	}
+	return w
+}
+
+func (sl *slot) describe() Slot {
+	return Slot{ID: sl.ID, Kind: sl.Kind, CreatedAt: sl.CreatedAt, Generated: sl.Generated, Sealed: sl.Sealed}
 }
 
 // sums returns checksum and MAC of everything else in s.
@@ -125,12 +124,20 @@ func (s slots) sums(identity string) (sum, mac string, err error) {
 	return hex.EncodeToString(digest[:]), hex.EncodeToString(m.Sum(nil)), nil
 }
 
-func (s *slots) write(dir string, identity *age.HybridIdentity) error {
-	var err error
-	if s.Sum, s.MAC, err = s.sums(identity.String()); err != nil {
+func (s *slots) seal(identity string) (err error) {
+	s.Schema = slotsSchema
+	s.Generation++
+	s.Sum, s.MAC, err = s.sums(identity)
+	return err
+}
+
+// write replaces slots.json and then its mirror, slots.json.1: the same, never an older one that a
+// removed slot could still open.
+func (s *slots) write(dir string) error {
+	if err := state.WriteJSON(slotsFile(dir), s); err != nil {
 		return err
 	}
-	return state.WriteJSON(slotsFile(dir), s)
+	return state.WriteJSON(slotsFile(dir)+".1", s)
 }
 
 // readSlots reads slots.json and checks everything that needs no key.
@@ -146,6 +153,10 @@ func readSlots(dir string) (*slots, error) {
 	if err != nil {
 		return nil, err
 	}
+	return decodeSlots(path, data)
+}
+
+func decodeSlots(path string, data []byte) (*slots, error) {
 	var head struct {
 		Schema int `json:"schema"`
 	}
@@ -165,61 +176,27 @@ func readSlots(dir string) (*slots, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum != s.Sum || s.Schema != slotsSchema || len(s.Slots) == 0 {
+	if sum != s.Sum || s.Schema < 1 || len(s.Slots) == 0 {
 		return nil, damaged(path, errors.New("its checksum is wrong"))
 	}
 	return &s, nil
 }
 
-// open finds the slot that the passphrase opens.
-func (s *slots) open(dir string, passphrase []byte) (*age.HybridIdentity, error) {
-	if len(passphrase) == 0 {
-		return nil, emptyPassphrase()
+// prove checks s with the identity that one of its slots gave.
+func (s *slots) prove(path, identity, recipient string) error {
+	_, mac, err := s.sums(identity)
+	if err != nil {
+		return err
 	}
-	path := slotsFile(dir)
-	for _, sl := range s.Slots {
-		if sl.Kind != kindPassphrase {
-			continue
-		}
-		id, err := age.NewScryptIdentity(string(passphrase))
-		if err != nil {
-			return nil, err
-		}
-		id.SetMaxWorkFactor(maxWork)
-		plain, err := decrypt(sl.Wrapped, id)
-		if errors.Is(err, age.ErrIncorrectIdentity) {
-			continue // not this slot's passphrase: the checksum was right, so it is not damage
-		}
-		if err != nil {
-			return nil, damaged(path, errors.New("slot "+sl.ID+" cannot be read"))
-		}
-		defer clear(plain)
-		var w wrapped
-		if err := json.Unmarshal(plain, &w); err != nil {
-			return nil, damaged(path, errors.New("slot "+sl.ID+" holds no identity"))
-		}
-		identity, err := age.ParseHybridIdentity(w.Identity)
-		if err != nil {
-			return nil, damaged(path, errors.New("slot "+sl.ID+" holds no identity"))
-		}
-		if w.VaultID != s.VaultID || w.SlotID != sl.ID {
-			return nil, tampered(path)
-		}
-		_, mac, err := s.sums(w.Identity)
-		if err != nil {
-			return nil, err
-		}
-		if !hmac.Equal([]byte(mac), []byte(s.MAC)) || identity.Recipient().String() != s.Recipient {
-			return nil, tampered(path)
-		}
-		return identity, nil
+	if !hmac.Equal([]byte(mac), []byte(s.MAC)) || recipient != s.Recipient {
+		return tampered(path)
 	}
-	return nil, problem.New(CodeWrong, problem.Failed, "wrong passphrase").WithHint("terok vault unlock")
+	return nil
 }
 
 func tampered(path string) error {
 	return problem.New(CodeTampered, problem.Failed, "%s was changed by something other than terok; it is not used", path).
-		WithHint("restore %s from a backup", quote(path))
+		WithHint("%s", cure(path))
 }
 
 func emptyPassphrase() error {

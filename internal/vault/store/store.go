@@ -1,9 +1,14 @@
 // Package store keeps the vault on disk: one age-encrypted document and the ways in.
 //
-//	vault.age    JSON document of credentials, encrypted to a hybrid post-quantum age identity
-//	vault.age.1  the generation before it; without what was deleted since
-//	slots.json   that identity, wrapped once per way in; today one passphrase (age's scrypt)
-//	vault.lock   held by whoever writes
+//	vault.age     JSON document of credentials, encrypted to a hybrid post-quantum age identity
+//	vault.age.1   the generation before it; without what was deleted since
+//	slots.json    that identity, wrapped once per way in (each an age file with a passphrase)
+//	slots.json.1  the same again, against damage
+//	vault.lock    held by whoever writes
+//
+// A slot's secret is a passphrase that a person knows, what a command prints, a recovery code, or
+// 256 random bits that systemd-creds or the Secret Service keeps. Who has one of them has the
+// vault; taking one away takes nothing from the others.
 //
 // What it guarantees: both files are replaced atomically and durably, so a kill -9 at any point
 // leaves the old or the new; a wrong passphrase, a damaged file and a missing one are told apart;
@@ -14,7 +19,8 @@
 // Both files are ordinary age files below their JSON and can be opened by hand with `age -d`,
 // should terok ever be gone.
 //
-// It cannot detect that both files were put back to an older state together.
+// A slots.json that was put back to an older state, so that a removed way opens again, is noticed
+// once the vault is open. It cannot detect that both files were put back together.
 package store
 
 import (
@@ -34,7 +40,7 @@ import (
 // Versions of the two files that this program writes.
 const (
 	Schema      = 2 // vault.age
-	slotsSchema = 1 // slots.json
+	slotsSchema = 2 // slots.json
 )
 
 // MaxPassphrase bounds a passphrase in bytes.
@@ -44,14 +50,16 @@ const maxFile = 16 << 20 // bytes of either file
 
 // Codes of the problems of this package.
 const (
-	CodeMissing     = "vault_missing"     // exit 8
-	CodeWrong       = "wrong_passphrase"  // exit 1
-	CodeDamaged     = "vault_damaged"     // exit 1
-	CodeTampered    = "vault_tampered"    // exit 1
-	CodeNewer       = "vault_newer"       // exit 4
-	CodePermissions = "vault_permissions" // exit 1
-	CodeExists      = "vault_exists"      // exit 7
-	CodeEmpty       = "empty_passphrase"  // exit 2
+	CodeMissing     = "vault_missing"       // exit 8
+	CodeWrong       = "wrong_passphrase"    // exit 1
+	CodeDamaged     = "vault_damaged"       // exit 1
+	CodeTampered    = "vault_tampered"      // exit 1
+	CodeNewer       = "vault_newer"         // exit 4
+	CodePermissions = "vault_permissions"   // exit 1
+	CodeExists      = "vault_exists"        // exit 7
+	CodeEmpty       = "empty_passphrase"    // exit 2
+	CodeRecovery    = "wrong_recovery_code" // exit 1
+	CodeMismatch    = "slot_mismatch"       // exit 1
 )
 
 func vaultFile(dir string) string { return filepath.Join(dir, "vault.age") }
@@ -134,13 +142,19 @@ func read(path string) ([]byte, error) {
 }
 
 func damaged(path string, err error) error {
-	p := problem.New(CodeDamaged, problem.Failed, "%s is damaged: %w", path, err)
-	if filepath.Base(path) == "vault.age" {
-		if _, serr := os.Lstat(path + ".1"); serr == nil {
-			return p.WithHint("cp -p %s %s   (the generation before it)", quote(path+".1"), quote(path))
+	return problem.New(CodeDamaged, problem.Failed, "%s is damaged: %w", path, err).WithHint("%s", cure(path))
+}
+
+// cure is how a person gets a good file back.
+func cure(path string) string {
+	if _, err := os.Lstat(path + ".1"); err == nil {
+		what := "the generation before it"
+		if filepath.Base(path) != "vault.age" {
+			what = "its mirror"
 		}
+		return fmt.Sprintf("cp -p %s %s   (%s)", quote(path+".1"), quote(path), what)
 	}
-	return p.WithHint("restore %s from a backup", quote(path))
+	return "terok vault restore FILE, from a backup"
 }
 
 func newer(path string, schema, known int) error {
@@ -150,7 +164,7 @@ func newer(path string, schema, known int) error {
 
 // sweep removes what a killed writer left behind. The caller holds the lock.
 func sweep(dir string) {
-	for _, pattern := range []string{".vault.age*", ".slots.json*", "vault.age.1.new"} {
+	for _, pattern := range []string{".vault.age*", ".slots.json*", "vault.age.1.new", ".backup*"} {
 		left, _ := filepath.Glob(filepath.Join(globEscape(dir), pattern))
 		for _, path := range left {
 			_ = os.Remove(path)

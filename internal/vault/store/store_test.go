@@ -23,11 +23,13 @@ const (
 	testWork = 8 // scrypt's factor where its cost is not what is tested
 )
 
+func passphrase(p string) []NewSlot { return []NewSlot{{Kind: SlotPassphrase, Secret: []byte(p)}} }
+
 // newVault makes a vault with a cheap work factor and returns its directory.
 func newVault(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "vault")
-	if err := initialise(dir, []byte(pass), testWork, time.Now()); err != nil {
+	if err := initialise(dir, passphrase(pass), testWork, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -40,6 +42,7 @@ func open(t testing.TB, dir string) *Vault {
 		t.Fatal(err)
 	}
 	t.Cleanup(v.Close)
+	v.work = testWork
 	return v
 }
 
@@ -128,7 +131,7 @@ func TestWaysToFailAreToldApart(t *testing.T) {
 	t.Run("empty passphrase", func(t *testing.T) {
 		_, err := Open(dir, nil)
 		wantCode(t, err, CodeEmpty, 2)
-		wantCode(t, Init(filepath.Join(t.TempDir(), "v"), nil, time.Now()), CodeEmpty, 2)
+		wantCode(t, Init(filepath.Join(t.TempDir(), "v"), passphrase(""), time.Now()), CodeEmpty, 2)
 	})
 	t.Run("missing", func(t *testing.T) {
 		_, err := Open(filepath.Join(t.TempDir(), "none"), []byte(pass))
@@ -138,7 +141,7 @@ func TestWaysToFailAreToldApart(t *testing.T) {
 		_, err = Open(empty, []byte(pass))
 		wantCode(t, err, CodeMissing, 8)
 	})
-	t.Run("exists", func(t *testing.T) { wantCode(t, Init(dir, []byte(pass), time.Now()), CodeExists, 7) })
+	t.Run("exists", func(t *testing.T) { wantCode(t, Init(dir, passphrase(pass), time.Now()), CodeExists, 7) })
 	for _, f := range []func(string) string{vaultFile, slotsFile} {
 		t.Run("lost "+filepath.Base(f("")), func(t *testing.T) {
 			c := copyVault(t, dir)
@@ -151,7 +154,7 @@ func TestWaysToFailAreToldApart(t *testing.T) {
 		c := copyVault(t, dir)
 		os.Remove(slotsFile(c))
 		before, _ := os.ReadFile(vaultFile(c))
-		wantCode(t, initialise(c, []byte(pass), testWork, time.Now()), CodeDamaged, 1)
+		wantCode(t, initialise(c, passphrase(pass), testWork, time.Now()), CodeDamaged, 1)
 		if after, _ := os.ReadFile(vaultFile(c)); !bytes.Equal(before, after) {
 			t.Error("written over")
 		}
@@ -170,7 +173,7 @@ func TestWaysToFailAreToldApart(t *testing.T) {
 	t.Run("newer", func(t *testing.T) {
 		c := copyVault(t, dir)
 		data, _ := os.ReadFile(slotsFile(c))
-		data = bytes.Replace(data, []byte(`"schema": 1`), []byte(`"schema": 2, "colour": 1`), 1)
+		data = bytes.Replace(data, []byte(`"schema": 2`), []byte(`"schema": 3, "colour": 1`), 1)
 		os.WriteFile(slotsFile(c), data, 0o600)
 		_, err := Open(c, []byte(pass))
 		wantCode(t, err, CodeNewer, 4)
@@ -369,6 +372,9 @@ func copyVault(t *testing.T, dir string) string {
 const writerEnv = "TEROK_STORE_TEST_WRITER"
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(changerEnv); dir != "" {
+		changer(dir)
+	}
 	if dir := os.Getenv(writerEnv); dir != "" {
 		v, err := Open(dir, []byte(pass))
 		if err != nil {
@@ -435,7 +441,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 	for _, e := range left {
 		names = append(names, e.Name())
 	}
-	if got := strings.Join(names, " "); got != "slots.json vault.age vault.age.1 vault.lock" {
+	if got := strings.Join(names, " "); got != "slots.json slots.json.1 vault.age vault.age.1 vault.lock" {
 		t.Errorf("left over: %s", got)
 	}
 }
@@ -443,7 +449,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 func TestInterruptedInitCanBeRepeated(t *testing.T) {
 	dir := newVault(t)
 	os.Remove(slotsFile(dir)) // as after a kill between the two files
-	if err := initialise(dir, []byte("another one"), testWork, time.Now()); err != nil {
+	if err := initialise(dir, passphrase("another one"), testWork, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	v, err := Open(dir, []byte("another one"))

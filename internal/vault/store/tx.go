@@ -12,16 +12,19 @@ const maxCredentials = 1000
 
 // document is the plain text of vault.age.
 type document struct {
-	Schema         int             `json:"schema"`
-	VaultID        string          `json:"vault_id"`
-	Generation     uint64          `json:"generation"` // grows with every write
-	CreatedAt      time.Time       `json:"created_at"`
-	Credentials    []Credential    `json:"credentials"`
-	Bindings       []Binding       `json:"bindings,omitempty"`
-	RefreshJournal []Journal       `json:"refresh_journal,omitempty"`
-	SSHKeys        []SSHKey        `json:"ssh_keys,omitempty"`
-	SSHAssignments []SSHAssignment `json:"ssh_assignments,omitempty"`
-	HostKeys       []HostKey       `json:"host_keys,omitempty"`
+	Schema          int             `json:"schema"`
+	FromSchema      int             `json:"from_schema,omitempty"` // in memory only: the disk has an older form
+	VaultID         string          `json:"vault_id"`
+	Generation      uint64          `json:"generation"`                 // grows with every write
+	SlotsGeneration uint64          `json:"slots_generation,omitempty"` // of the slots.json written last
+	CreatedAt       time.Time       `json:"created_at"`
+	Generated       []byte          `json:"generated_passphrase,omitempty"` // a passphrase that terok minted
+	Credentials     []Credential    `json:"credentials"`
+	Bindings        []Binding       `json:"bindings,omitempty"`
+	RefreshJournal  []Journal       `json:"refresh_journal,omitempty"`
+	SSHKeys         []SSHKey        `json:"ssh_keys,omitempty"`
+	SSHAssignments  []SSHAssignment `json:"ssh_assignments,omitempty"`
+	HostKeys        []HostKey       `json:"host_keys,omitempty"`
 }
 
 // Binding gives a project a credential by name, whatever its scope.
@@ -50,6 +53,7 @@ type Journal struct {
 }
 
 func (d *document) wipe() {
+	clear(d.Generated)
 	for i := range d.Credentials {
 		d.Credentials[i].wipe()
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -16,27 +17,39 @@ import (
 	"terok/internal/state"
 )
 
-// Vault is an unlocked vault. It does not keep the identity: reading happened at Open, writing
-// needs its public half only. The plain document lies in memory that is locked, not dumped and
+// Vault is an unlocked vault. Key and plain document lie in memory that is locked, not dumped and
 // wiped by Close.
 type Vault struct {
 	dir       string
 	id        string
+	opened    Slot
 	recipient *age.HybridRecipient
+	identity  *lockedBuffer // AGE-SECRET-KEY-PQ-1…
 	plain     *lockedBuffer
+	work      int               // scrypt's factor of new slots; 0: calibrated when one is made
+	rollback  bool              // slots.json was older than the document says
+	fault     func(step string) // tests end the process between two steps
 }
 
-// Init makes a new vault in dir that passphrase opens. It fails with vault_exists where one is.
-func Init(dir string, passphrase []byte, now time.Time) error {
-	return initialise(dir, passphrase, calibrated(), now)
+// NewSlot is a way in that is to be made.
+type NewSlot struct {
+	Kind      string
+	ID        string // of a minted secret (NewSlotSecret), else ""
+	Secret    []byte
+	Sealed    []byte // what systemd-creds made of Secret
+	Generated bool   // the passphrase was minted: the vault keeps it and can show it
 }
 
-func initialise(dir string, passphrase []byte, work int, now time.Time) error {
-	if len(passphrase) == 0 {
-		return emptyPassphrase()
-	}
-	if len(passphrase) > MaxPassphrase {
-		return problem.New("usage", problem.Usage, "the passphrase is longer than %d bytes", MaxPassphrase)
+// Init makes a new vault in dir with at least one way in. It fails with vault_exists where one is.
+func Init(dir string, ways []NewSlot, now time.Time) error { return initialise(dir, ways, 0, now) }
+
+func initialise(dir string, ways []NewSlot, work int, now time.Time) error {
+	for _, w := range ways {
+		if w.Kind == SlotPassphrase || w.Kind == SlotCommand {
+			if err := CheckPassphrase(w.Secret); err != nil {
+				return err
+			}
+		}
 	}
 	if err := state.MkdirAll(dir); err != nil {
 		return err
@@ -64,12 +77,22 @@ func initialise(dir string, passphrase []byte, work int, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	vaultID := randomID()
-	doc := document{Schema: Schema, VaultID: vaultID, Generation: 1, CreatedAt: now.UTC().Truncate(time.Second), Credentials: []Credential{}}
+	doc := document{Schema: Schema, VaultID: randomID(), Generation: 1, SlotsGeneration: 1, CreatedAt: stamp(now), Credentials: []Credential{}}
+	defer doc.wipe()
+	s := slots{VaultID: doc.VaultID, Recipient: identity.Recipient().String()}
+	for _, w := range ways {
+		if err := s.add(&doc, w, identity.String(), work, now); err != nil {
+			return err
+		}
+	}
+	if err := s.seal(identity.String()); err != nil {
+		return err
+	}
 	plain, err := json.Marshal(doc)
 	if err != nil {
 		return err
 	}
+	defer clear(plain)
 	data, err := encrypt(plain, identity.Recipient())
 	if err != nil {
 		return err
@@ -77,12 +100,28 @@ func initialise(dir string, passphrase []byte, work int, now time.Time) error {
 	if err := state.WriteFile(vaultFile(dir), data); err != nil {
 		return err
 	}
-	sl, err := newSlot(vaultID, randomID(), passphrase, identity, work, now)
+	return s.write(dir)
+}
+
+// add makes a slot; a minted passphrase is kept in the document.
+func (s *slots) add(doc *document, w NewSlot, identity string, work int, now time.Time) error {
+	sl, err := wrap(s.VaultID, cmp.Or(w.ID, randomID()), w.Kind, w.Secret, identity, work, now)
 	if err != nil {
 		return err
 	}
-	s := slots{Schema: slotsSchema, VaultID: vaultID, Recipient: identity.Recipient().String(), Slots: []slot{sl}}
-	return s.write(dir, identity)
+	sl.Sealed, sl.Generated = bytes.Clone(w.Sealed), w.Generated
+	s.Slots = append(s.Slots, sl)
+	switch w.Kind {
+	case SlotRecovery:
+		s.Recovery = &escrow{}
+	case SlotPassphrase:
+		clear(doc.Generated)
+		doc.Generated = nil
+		if w.Generated {
+			doc.Generated = bytes.Clone(w.Secret)
+		}
+	}
+	return nil
 }
 
 func randomID() string {
@@ -91,36 +130,57 @@ func randomID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Open unlocks the vault in dir. The errors are Problems with the codes of this package.
-func Open(dir string, passphrase []byte) (*Vault, error) {
+// Open unlocks the vault in dir. secret is a passphrase, a recovery code or the minted secret of a
+// slot; its beginning tells which. The errors are Problems with the codes of this package.
+func Open(dir string, secret []byte) (*Vault, error) {
 	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	if err := settle(dir); err != nil {
 		return nil, err
 	}
 	s, err := readSlots(dir)
 	if err != nil {
 		return nil, err
 	}
-	path := vaultFile(dir)
-	data, err := read(path)
+	data, err := read(vaultFile(dir))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, damaged(path, errors.New("it is missing while slots.json is there"))
+		return nil, damaged(vaultFile(dir), errors.New("it is missing while slots.json is there"))
 	}
 	if err != nil {
 		return nil, err
 	}
-	identity, err := s.open(dir, passphrase)
+	v, err := decode(dir, s, data, secret)
 	if err != nil {
+		return nil, err
+	}
+	if err := v.migrate(data); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// decode opens what was read; on disk the document may be of an older schema still.
+func decode(dir string, s *slots, data, secret []byte) (*Vault, error) {
+	identity, sl, err := s.open(slotsFile(dir), secret)
+	if err != nil {
+		return nil, err
+	}
+	v := &Vault{dir: dir, id: s.VaultID, opened: sl.describe(), recipient: identity.Recipient()}
+	if v.identity, err = newLockedBuffer([]byte(identity.String())); err != nil {
 		return nil, err
 	}
 	plain, err := decrypt(data, identity)
 	if err != nil {
-		return nil, damaged(path, errors.New("it cannot be decrypted with its own key"))
+		v.Close()
+		return nil, damaged(vaultFile(dir), errors.New("the key in slots.json does not decrypt it, so one of the two is damaged or from another time"))
 	}
-	v := &Vault{dir: dir, id: s.VaultID, recipient: identity.Recipient()}
 	if v.plain, err = newLockedBuffer(plain); err != nil {
+		v.Close()
 		return nil, err
 	}
-	if err := v.migrate(data); err != nil {
+	if err := v.upgrade(); err != nil {
 		v.Close()
 		return nil, err
 	}
@@ -129,9 +189,17 @@ func Open(dir string, passphrase []byte) (*Vault, error) {
 		v.Close()
 		return nil, err
 	}
-	doc.wipe()
+	defer doc.wipe()
+	v.rollback = s.Generation < doc.SlotsGeneration
 	return v, nil
 }
+
+// Opened is the slot that opened the vault.
+func (v *Vault) Opened() Slot { return v.opened }
+
+// RolledBack reports whether slots.json was older than the one that this vault last wrote:
+// somebody put back an old copy, and a passphrase or slot taken away since opens the vault again.
+func (v *Vault) RolledBack() bool { return v.rollback }
 
 // document decodes the plain text; the caller wipes it.
 func (v *Vault) document() (*document, error) {
@@ -211,6 +279,14 @@ func (v *Vault) Update(now time.Time, change func(*Tx) error) error {
 		return err
 	}
 	defer unlock()
+	return v.update(now, change)
+}
+
+// update is Update for a caller that holds the lock.
+func (v *Vault) update(now time.Time, change func(*Tx) error) error {
+	if err := settleLocked(v.dir); err != nil {
+		return err
+	}
 	sweep(v.dir)
 	doc, err := v.document()
 	if err != nil {
@@ -248,17 +324,23 @@ func (v *Vault) store(doc *document, replace func(dir string, data []byte) error
 		next.close()
 		return fmt.Errorf("store the vault: %w", err)
 	}
-	if v.plain != nil {
-		v.plain.close()
-	}
+	v.plain.close()
 	v.plain = next
 	return nil
 }
 
-// Close wipes the plain document. The vault is not usable afterwards.
+// Close wipes key and document. The vault is not usable afterwards.
 func (v *Vault) Close() {
-	if v.plain != nil {
-		v.plain.close()
-		v.plain = nil
+	for _, b := range []**lockedBuffer{&v.plain, &v.identity} {
+		if *b != nil {
+			(*b).close()
+			*b = nil
+		}
+	}
+}
+
+func (v *Vault) step(name string) {
+	if v.fault != nil {
+		v.fault(name)
 	}
 }

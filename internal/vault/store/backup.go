@@ -1,0 +1,287 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"terok/internal/problem"
+	"terok/internal/state"
+)
+
+// backupFormat is what a backup file says it is.
+const backupFormat = "terok-backup/1"
+
+// ageHeader begins every age file.
+const ageHeader = "age-encryption.org/"
+
+// backup is one file that a person keeps elsewhere: vault.age as it is, and the slots that do not
+// hang on this machine.
+type backup struct {
+	Format      string    `json:"format"`
+	CreatedAt   time.Time `json:"created_at"`
+	Slots       slots     `json:"slots"`
+	Vault       []byte    `json:"vault"`
+	VaultSHA256 string    `json:"vault_sha256"` // hex
+}
+
+// portable reports whether a slot is of use on another machine.
+func portable(sl slot) bool {
+	return sl.Kind == SlotPassphrase || sl.Kind == SlotRecovery || sl.Kind == SlotCommand
+}
+
+// Backup writes a new file at path (0600) with the vault and the ways in that a person has:
+// passphrase, command, recovery code. recipient, an age public key or "", encrypts it once more.
+// An existing path is a Problem exists (exit 7), a vault that only this machine opens no_portable_slot.
+func (v *Vault) Backup(path, recipient string, now time.Time) error {
+	s, err := v.slots()
+	if err != nil {
+		return err
+	}
+	s.Slots = slices.DeleteFunc(slices.Clone(s.Slots), func(sl slot) bool { return !portable(sl) })
+	if len(s.Slots) == 0 {
+		return problem.New("no_portable_slot", problem.Conflict, "only this machine opens the vault, so a backup would open nowhere").
+			WithHint("terok vault recovery rotate")
+	}
+	if err := s.seal(string(v.identity.bytes())); err != nil {
+		return err
+	}
+	data, err := read(vaultFile(v.dir))
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(data)
+	out, err := json.MarshalIndent(backup{backupFormat, stamp(now), *s, data, hex.EncodeToString(sum[:])}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if recipient != "" {
+		r, err := parseRecipient(recipient)
+		if err != nil {
+			return err
+		}
+		if out, err = encrypt(out, r); err != nil {
+			return err
+		}
+	}
+	return create(path, out)
+}
+
+func parseRecipient(s string) (age.Recipient, error) {
+	if r, err := age.ParseHybridRecipient(s); err == nil {
+		return r, nil
+	}
+	r, err := age.ParseX25519Recipient(s)
+	if err != nil {
+		return nil, problem.New("usage", problem.Usage, "not an age public key (age1…)").WithHint("age-keygen -y KEYFILE")
+	}
+	return r, nil
+}
+
+// create makes a new file, durable and private; what it cannot finish it removes.
+func create(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return problem.New("exists", problem.Conflict, "%s exists already", path).WithHint("choose another name")
+	}
+	if err != nil {
+		return problem.New("unwritable", problem.Usage, "%w", err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		_ = os.Remove(path)
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// readBackup reads and checks a backup as far as that needs no key.
+func readBackup(path string) (*backup, error) {
+	data, err := read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, problem.New("backup_missing", problem.NotFound, "there is no %s", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	bad := func(why string) error {
+		return problem.New("backup_damaged", problem.Failed, "%s is no backup of a vault that can be used: %s", path, why).WithHint("use another backup")
+	}
+	if bytes.HasPrefix(data, []byte(ageHeader)) {
+		return nil, problem.New("backup_encrypted", problem.Manual, "%s is encrypted once more", path).
+			WithHint("age -d -i KEYFILE %s > FILE && chmod 600 FILE && terok vault restore FILE", quote(path))
+	}
+	var head struct {
+		Format string `json:"format"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, bad("it is not JSON")
+	}
+	if head.Format != backupFormat {
+		return nil, bad("it has another format")
+	}
+	var b backup
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&b); err != nil {
+		return nil, bad("its content is not a vault")
+	}
+	sum := sha256.Sum256(b.Vault)
+	if hex.EncodeToString(sum[:]) != b.VaultSHA256 {
+		return nil, bad("the checksum of the vault is wrong")
+	}
+	raw, err := json.Marshal(b.Slots)
+	if err != nil {
+		return nil, err
+	}
+	_, err = decodeSlots(path, raw)
+	return &b, err
+}
+
+// Restore puts the vault of a backup into dir. A vault that is there is moved to dir.old-STAMP,
+// which is returned; nothing of it is lost. No keyholder may run.
+func Restore(dir, path string, now time.Time) (old string, err error) {
+	b, err := readBackup(path)
+	if err != nil {
+		return "", err
+	}
+	fresh := dir + ".restoring"
+	if err := os.RemoveAll(fresh); err != nil {
+		return "", err
+	}
+	if err := state.MkdirAll(fresh); err != nil {
+		return "", err
+	}
+	if err := state.WriteFile(vaultFile(fresh), b.Vault); err != nil {
+		return "", err
+	}
+	if err := b.Slots.write(fresh); err != nil {
+		return "", err
+	}
+	there, err := Exists(dir)
+	if err != nil {
+		return "", err
+	}
+	if !there { // an empty directory may be there, with locks in it
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
+		if err := os.Rename(fresh, dir); err != nil {
+			return "", err
+		}
+		return "", syncDir(filepath.Dir(dir))
+	}
+	old = freeName(dir + ".old-" + now.UTC().Format("20060102-150405"))
+	// Exchanged in one step: at every moment there is a whole vault in dir.
+	if err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return "", fmt.Errorf("put the restored vault in place: %w", err)
+	}
+	if err := os.Rename(fresh, old); err != nil {
+		return "", err
+	}
+	return old, syncDir(filepath.Dir(dir))
+}
+
+func freeName(path string) string {
+	for n, name := 2, path; ; n++ {
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
+			return name
+		}
+		name = fmt.Sprintf("%s-%d", path, n)
+	}
+}
+
+// Merged counts what a merge did.
+type Merged struct {
+	Added int `json:"added"` // credentials, SSH keys, bindings, host keys
+	Kept  int `json:"kept"`  // were there already and stay as they are
+}
+
+// Merge adds what a backup has and this vault has not; nothing is written over. secret opens the
+// backup.
+func (v *Vault) Merge(path string, secret []byte, now time.Time) (Merged, error) {
+	b, err := readBackup(path)
+	if err != nil {
+		return Merged{}, err
+	}
+	from, err := decode(filepath.Dir(path), &b.Slots, b.Vault, secret)
+	if err != nil {
+		return Merged{}, err
+	}
+	defer from.Close()
+	var m Merged
+	count := func(there bool) bool {
+		if there {
+			m.Kept++
+		} else {
+			m.Added++
+		}
+		return !there
+	}
+	theirs, err := from.document()
+	if err != nil {
+		return Merged{}, err
+	}
+	defer theirs.wipe()
+	err = v.Update(now, func(t *Tx) error {
+		ours := t.doc
+		for _, c := range theirs.Credentials {
+			if count(ours.find(c.Key()) >= 0) {
+				ours.Credentials = append(ours.Credentials, c.clone())
+			}
+		}
+		for _, x := range theirs.Bindings {
+			if count(slices.ContainsFunc(ours.Bindings, func(o Binding) bool { return o.Project == x.Project && o.Provider == x.Provider })) {
+				ours.Bindings = append(ours.Bindings, x)
+			}
+		}
+		for i := range theirs.SSHKeys {
+			x := &theirs.SSHKeys[i]
+			if count(slices.ContainsFunc(ours.SSHKeys, func(o SSHKey) bool { return o.ID == x.ID || o.Fingerprint == x.Fingerprint })) {
+				ours.SSHKeys = append(ours.SSHKeys, x.clone())
+			}
+		}
+		for _, x := range theirs.SSHAssignments {
+			known := slices.ContainsFunc(ours.SSHKeys, func(o SSHKey) bool { return o.ID == x.KeyID })
+			if known && count(slices.ContainsFunc(ours.SSHAssignments, func(o SSHAssignment) bool { return o.Scope == x.Scope && o.KeyID == x.KeyID })) {
+				ours.SSHAssignments = append(ours.SSHAssignments, x)
+			}
+		}
+		for _, x := range theirs.HostKeys {
+			if count(slices.ContainsFunc(ours.HostKeys, func(o HostKey) bool { return o.Host == x.Host && o.Port == x.Port && o.Type == x.Type })) {
+				ours.HostKeys = append(ours.HostKeys, x)
+			}
+		}
+		if m.Added == 0 {
+			return errUnchanged
+		}
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		err = nil
+	}
+	return m, err
+}
