@@ -54,7 +54,7 @@ func (a *App) VaultInit(ctx context.Context, pass []byte) error {
 	if err := a.notPanicked(); err != nil {
 		return err
 	}
-	if err := store.Init(a.Roots.VaultDir(), pass, a.Now()); err != nil {
+	if err := store.Init(a.Roots.VaultDir(), []store.NewSlot{{Kind: store.SlotPassphrase, Secret: pass}}, a.Now()); err != nil {
 		return err
 	}
 	a.note("vault_init", nil)

@@ -2,19 +2,13 @@ package notify
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
-	"terok/internal/peer"
+	"terok/internal/sessionbus"
 )
 
 // The freedesktop Desktop Notifications specification, version 1.2.
@@ -29,9 +23,6 @@ const (
 	soon = int32(5000)
 )
 
-// errNoBus says that there is no session bus to use.
-var errNoBus = errors.New("no session bus")
-
 // bus is the connection to the session bus and to whoever shows notifications on it.
 type bus struct {
 	conn    *dbus.Conn
@@ -40,62 +31,16 @@ type bus struct {
 	acts    bool   // it shows buttons
 }
 
-// socketOf reads a bus address (D-Bus specification, "Server Addresses"). Only unix sockets are
-// taken: other transports leave the machine or start programs.
-func socketOf(address string) (string, error) {
-	for a := range strings.SplitSeq(address, ";") {
-		rest, ok := strings.CutPrefix(a, "unix:")
-		if !ok {
-			continue
-		}
-		for kv := range strings.SplitSeq(rest, ",") {
-			k, v, _ := strings.Cut(kv, "=")
-			v, err := url.PathUnescape(v)
-			if err != nil {
-				continue
-			}
-			switch {
-			case k == "path" && filepath.IsAbs(v):
-				return v, nil
-			case k == "abstract" && v != "":
-				return "@" + v, nil
-			}
-		}
-	}
-	return "", fmt.Errorf("%w at a unix socket (%.80q)", errNoBus, address)
-}
-
-// dialBus connects to the session bus as the operator, whom the bus knows by the uid of the host.
+// dialBus connects to the session bus and to whoever shows notifications on it.
 func dialBus(ctx context.Context, address string) (*bus, error) {
-	path, err := socketOf(address)
+	conn, err := sessionbus.Dial(ctx, address)
 	if err != nil {
 		return nil, err
-	}
-	uid, err := peer.HostUID()
-	if err != nil {
-		return nil, err
-	}
-	sock, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoBus, err)
-	}
-	conn, err := dbus.DialUnix(sock.(*net.UnixConn), dbus.WithContext(ctx))
-	if err != nil {
-		sock.Close()
-		return nil, fmt.Errorf("%w: %w", errNoBus, err)
 	}
 	b := &bus{conn: conn, signals: make(chan *dbus.Signal, 64)}
-	_ = sock.SetDeadline(time.Now().Add(callTimeout))
-	if err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(uid))}); err == nil {
-		err = conn.Hello()
-	}
-	_ = sock.SetDeadline(time.Time{})
-	if err == nil {
-		err = b.listen()
-	}
-	if err != nil {
+	if err := b.listen(); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("%w: %w", errNoBus, err)
+		return nil, fmt.Errorf("%w: %w", sessionbus.ErrNone, err)
 	}
 	return b, nil
 }

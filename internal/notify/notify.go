@@ -29,6 +29,7 @@ import (
 	"terok/internal/clearance/board"
 	"terok/internal/control"
 	"terok/internal/problem"
+	"terok/internal/sessionbus"
 	"terok/internal/state"
 )
 
@@ -77,7 +78,7 @@ func Main(args []string) int {
 	switch {
 	case err == nil, errors.Is(err, errRunning), errors.Is(err, context.Canceled):
 		return problem.OK
-	case errors.Is(err, errNoBus):
+	case errors.Is(err, sessionbus.ErrNone):
 		fmt.Fprintln(os.Stderr, "terok notify:", err, "(terok clearance shows the same requests)")
 		return problem.OK
 	}
@@ -86,7 +87,7 @@ func Main(args []string) int {
 }
 
 // Run notifies until there is no task any more, ctx ends or the bus goes. It returns errRunning
-// when the session has a notifier already, and errNoBus without a bus.
+// when the session has a notifier already, and sessionbus.ErrNone without a bus.
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.Idle == 0 {
 		cfg.Idle = idleAfter
@@ -211,7 +212,7 @@ func (n *notifier) run() error {
 			n.popups.clear(context.WithoutCancel(n.ctx))
 			return n.ctx.Err()
 		case <-n.bus.conn.Context().Done():
-			return fmt.Errorf("%w any more", errNoBus)
+			return fmt.Errorf("%w any more", sessionbus.ErrNone)
 		case <-n.watch.Changed():
 		case <-tick.C:
 		case r := <-n.results:

@@ -7,6 +7,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"terok/internal/control"
+	"terok/internal/sessionbus"
 )
 
 func hostileRequest(s string) control.Request {
@@ -110,7 +111,7 @@ func TestSocketOf(t *testing.T) {
 		"":                                     "",
 		"unix:tmpdir=/tmp":                     "",
 	} {
-		if got, err := socketOf(in); got != want || (err == nil) != (want != "") {
+		if got, err := sessionbus.Socket(in); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
 	}
