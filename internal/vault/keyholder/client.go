@@ -102,7 +102,8 @@ func receive(conn *net.UnixConn, buf []byte) (Response, error) {
 	return resp, nil
 }
 
-// Unlock opens the vault with a passphrase, which the caller should clear. ErrWrong when no slot
+// Unlock opens the vault with a passphrase, a recovery code or the minted secret of a slot, which
+// the caller should clear. ErrWrong when no slot
 // opens; a *Refusal with another code when the vault is missing or damaged. Unlocking an
 // unlocked vault still checks the passphrase.
 func (c *Client) Unlock(ctx context.Context, passphrase []byte) error {
@@ -115,6 +116,11 @@ func (c *Client) Lock(ctx context.Context) error {
 	if _, err := c.call(ctx, Request{Op: OpLock}); err != nil {
 		return err
 	}
+	return c.hangUp(ctx)
+}
+
+// hangUp waits for the end of the connection.
+func (c *Client) hangUp(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })

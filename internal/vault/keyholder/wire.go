@@ -2,7 +2,8 @@
 // unlocked vault, and its two kinds of clients. The process itself is package holder, so that a
 // supervisor, which uses this package, never links the vault's store.
 //
-//   - Operator: Dial, then Unlock, Lock, Status, Put, List, Delete. Only processes in the
+//   - Operator: Dial, then Unlock, Lock, Status, Put, List, Delete, and what is done to the vault
+//     itself: slots, key, backup. Only processes in the
 //     operator's own user namespace are served.
 //   - Supervisor: the parent calls Register once the container's init exists and then Keep (or
 //     Connect), and hands each connection to its worker, which makes a Session of it. The
@@ -84,11 +85,16 @@ type Secrets struct {
 
 // Status is what the keyholder says of itself.
 type Status struct {
-	Unlocked    bool   `json:"unlocked"`
-	PID         int    `json:"pid"`
-	Version     string `json:"version"`
-	Credentials int    `json:"credentials"`
-	Sessions    int    `json:"sessions"` // connected supervisors
+	Unlocked    bool      `json:"unlocked"`
+	PID         int       `json:"pid"`
+	Version     string    `json:"version"`
+	Credentials int       `json:"credentials"`
+	Sessions    int       `json:"sessions"`           // connected supervisors
+	Opened      string    `json:"opened,omitempty"`   // kind of the slot that opened the vault
+	Program     string    `json:"program,omitempty"`  // path of the program that runs
+	Outdated    bool      `json:"outdated,omitempty"` // another program lies at that path now
+	RolledBack  bool      `json:"rolled_back,omitempty"`
+	Since       time.Time `json:"since,omitzero"` // of the keyholder's start
 }
 
 // Operations.
@@ -118,8 +124,14 @@ type Request struct {
 	Secret     []byte      `json:"secret,omitempty"`
 	Refresh    []byte      `json:"refresh,omitempty"`
 	IDToken    []byte      `json:"id_token,omitempty"`
-	After      int         `json:"after,omitempty"`   // OpList: skip so many
-	Sandbox    string      `json:"sandbox,omitempty"` // absolute path of the sandbox file
+	After      int         `json:"after,omitempty"` // OpList: skip so many
+
+	Name    string   `json:"name,omitempty"`
+	Path    string   `json:"path,omitempty"` // absolute
+	Slot    *NewSlot `json:"slot,omitempty"`
+	Secrets [][]byte `json:"secrets,omitempty"`
+
+	Sandbox string `json:"sandbox,omitempty"` // absolute path of the sandbox file
 }
 
 // Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
@@ -138,12 +150,18 @@ type Response struct {
 	Credentials []Credential      `json:"credentials,omitempty"`
 	More        bool              `json:"more,omitempty"` // OpList: ask again, after those that came
 	Replaced    bool              `json:"replaced,omitempty"`
+	Ways        *Ways             `json:"ways,omitempty"`
+	Findings    []Finding         `json:"findings,omitempty"`
+	Merged      *Merged           `json:"merged,omitempty"`
+	Steps       []Step            `json:"steps,omitempty"`
+	Bindings    []Binding         `json:"bindings,omitempty"`
 }
 
 // Codes of refusals, besides those of package store.
 const (
 	CodeLocked       = "vault_locked"
 	CodeWrong        = "wrong_passphrase"
+	CodeAttempts     = "too_many_attempts" // exit 1: wait
 	CodeNoCredential = "credential_missing"
 	CodeNotGranted   = "not_granted"
 	CodeRefused      = "refused"
@@ -187,7 +205,7 @@ func (r *Response) err() error {
 
 // Wipe overwrites the secrets of a request.
 func (r *Request) Wipe() {
-	for _, s := range [][]byte{r.Passphrase, r.Secret, r.Refresh, r.IDToken} {
+	for _, s := range append([][]byte{r.Passphrase, r.Secret, r.Refresh, r.IDToken}, r.Secrets...) {
 		clear(s)
 	}
 }

@@ -227,7 +227,7 @@ func (v *Vault) Merge(path string, secret []byte, now time.Time) (Merged, error)
 	if err != nil {
 		return Merged{}, err
 	}
-	from, err := decode(filepath.Dir(path), &b.Slots, b.Vault, secret)
+	from, err := decode(filepath.Dir(path), &b.Slots, b.Vault, func(s *slots) (*age.HybridIdentity, Slot, error) { return s.open(path, secret) })
 	if err != nil {
 		return Merged{}, err
 	}

@@ -133,6 +133,13 @@ func randomID() string {
 // Open unlocks the vault in dir. secret is a passphrase, a recovery code or the minted secret of a
 // slot; its beginning tells which. The errors are Problems with the codes of this package.
 func Open(dir string, secret []byte) (*Vault, error) {
+	return openWith(dir, func(s *slots) (*age.HybridIdentity, Slot, error) { return s.open(slotsFile(dir), secret) })
+}
+
+// opener gets the identity out of slots, and says by which slot.
+type opener func(*slots) (*age.HybridIdentity, Slot, error)
+
+func openWith(dir string, with opener) (*Vault, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
@@ -150,7 +157,7 @@ func Open(dir string, secret []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := decode(dir, s, data, secret)
+	v, err := decode(dir, s, data, with)
 	if err != nil {
 		return nil, err
 	}
@@ -162,12 +169,12 @@ func Open(dir string, secret []byte) (*Vault, error) {
 }
 
 // decode opens what was read; on disk the document may be of an older schema still.
-func decode(dir string, s *slots, data, secret []byte) (*Vault, error) {
-	identity, sl, err := s.open(slotsFile(dir), secret)
+func decode(dir string, s *slots, data []byte, with opener) (*Vault, error) {
+	identity, opened, err := with(s)
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{dir: dir, id: s.VaultID, opened: sl.describe(), recipient: identity.Recipient()}
+	v := &Vault{dir: dir, id: s.VaultID, opened: opened, recipient: identity.Recipient()}
 	if v.identity, err = newLockedBuffer([]byte(identity.String())); err != nil {
 		return nil, err
 	}
@@ -343,4 +350,33 @@ func (v *Vault) step(name string) {
 	if v.fault != nil {
 		v.fault(name)
 	}
+}
+
+// Key is the vault's key, for a successor of this process; the caller clears it.
+func (v *Vault) Key() ([]byte, error) {
+	if v.identity == nil {
+		return nil, errors.New("the vault is closed")
+	}
+	return json.Marshal(handover{string(v.identity.bytes()), v.opened})
+}
+
+// handover is what Key holds.
+type handover struct {
+	Identity string `json:"identity"`
+	Opened   Slot   `json:"opened"`
+}
+
+// OpenKey opens the vault in dir with what Key returned.
+func OpenKey(dir string, key []byte) (*Vault, error) {
+	var h handover
+	if err := json.Unmarshal(key, &h); err != nil {
+		return nil, errors.New("what was handed over is no key")
+	}
+	identity, err := age.ParseHybridIdentity(h.Identity)
+	if err != nil {
+		return nil, errors.New("what was handed over is no key")
+	}
+	return openWith(dir, func(s *slots) (*age.HybridIdentity, Slot, error) {
+		return identity, h.Opened, s.prove(slotsFile(dir), h.Identity, identity.Recipient().String())
+	})
 }

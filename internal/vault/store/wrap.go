@@ -137,14 +137,14 @@ func (sl *slot) opens(secret []byte) bool {
 
 // open finds the slot that secret opens: a passphrase, a recovery code or a minted secret, told
 // apart by their beginning.
-func (s *slots) open(path string, secret []byte) (*age.HybridIdentity, *slot, error) {
+func (s *slots) open(path string, secret []byte) (*age.HybridIdentity, Slot, error) {
 	if len(secret) == 0 {
-		return nil, nil, emptyPassphrase()
+		return nil, Slot{}, emptyPassphrase()
 	}
 	if recovery.Looks(secret) {
 		code, err := recovery.Parse(secret)
 		if err != nil {
-			return nil, nil, problem.New(CodeRecovery, problem.Failed, "%w", err).WithHint("terok vault unlock --recovery")
+			return nil, Slot{}, problem.New(CodeRecovery, problem.Failed, "%w", err).WithHint("terok vault unlock --recovery")
 		}
 		defer clear(code)
 		secret = code
@@ -161,23 +161,23 @@ func (s *slots) open(path string, secret []byte) (*age.HybridIdentity, *slot, er
 			continue // not this slot's passphrase: the checksum was right, so it is not damage
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, Slot{}, err
 		}
-		return identity, sl, nil
+		return identity, sl.describe(), nil
 	}
 	switch {
 	case recovery.Looks(secret) && !tried:
-		return nil, nil, problem.New(CodeRecovery, problem.Failed, "this vault has no recovery code").WithHint("terok vault unlock")
+		return nil, Slot{}, problem.New(CodeRecovery, problem.Failed, "this vault has no recovery code").WithHint("terok vault unlock")
 	case recovery.Looks(secret):
-		return nil, nil, problem.New(CodeRecovery, problem.Failed, "this recovery code is not of this vault, or a newer one replaced it").WithHint("terok vault unlock")
+		return nil, Slot{}, problem.New(CodeRecovery, problem.Failed, "this recovery code is not of this vault, or a newer one replaced it").WithHint("terok vault unlock")
 	case slotOf(secret) != "" && !tried:
-		return nil, nil, problem.New(CodeMismatch, problem.Failed, "what the machine keeps is of a slot that this vault does not have").WithHint("terok vault unlock")
+		return nil, Slot{}, problem.New(CodeMismatch, problem.Failed, "what the machine keeps is of a slot that this vault does not have").WithHint("terok vault unlock")
 	case slotOf(secret) != "":
-		return nil, nil, problem.New(CodeMismatch, problem.Failed, "what the machine keeps does not open its slot").WithHint("terok vault unlock")
+		return nil, Slot{}, problem.New(CodeMismatch, problem.Failed, "what the machine keeps does not open its slot").WithHint("terok vault unlock")
 	case !tried:
-		return nil, nil, problem.New(CodeWrong, problem.Failed, "this vault has no passphrase").WithHint("terok vault unlock --recovery")
+		return nil, Slot{}, problem.New(CodeWrong, problem.Failed, "this vault has no passphrase").WithHint("terok vault unlock --recovery")
 	}
-	return nil, nil, problem.New(CodeWrong, problem.Failed, "wrong passphrase").WithHint("terok vault unlock")
+	return nil, Slot{}, problem.New(CodeWrong, problem.Failed, "wrong passphrase").WithHint("terok vault unlock")
 }
 
 func (s *slots) unwrap(path string, sl *slot, secret []byte) (*age.HybridIdentity, error) {

@@ -3,9 +3,9 @@ package holder
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"terok/internal/peer"
+	"terok/internal/problem"
 	"terok/internal/sandbox"
 	"terok/internal/vault/keyholder"
 	"terok/internal/vault/store"
@@ -39,6 +39,8 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		return keyholder.Response{}, true
 	case keyholder.OpStatus:
 		return keyholder.Response{Status: h.status()}, false
+	case keyholder.OpUpgrade:
+		return h.upgrade()
 	}
 	if h.vault == nil {
 		return locked(), false
@@ -71,6 +73,9 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		h.changed()
 		return keyholder.Response{}, false
 	}
+	if resp, ok := h.operator(req); ok {
+		return resp, false
+	}
 	return keyholder.Response{Code: keyholder.CodeBadRequest, Message: "unknown operation"}, false
 }
 
@@ -88,8 +93,14 @@ func (h *Holder) unlock(req *keyholder.Request) keyholder.Response {
 	if h.ending {
 		return locked()
 	}
+	now := h.cfg.Now()
+	if wait := h.attempts.refuse(now); wait > 0 {
+		return keyholder.Response{Code: keyholder.CodeAttempts, Exit: problem.Failed, Message: "too many wrong passphrases",
+			Hint: fmt.Sprintf("wait %d s, then run the same command again", int(wait.Seconds())+1)}
+	}
 	v, err := store.Open(h.cfg.Roots.VaultDir(), req.Passphrase)
 	freeKDF()
+	h.attempts.note(err, now)
 	if err != nil {
 		return refusalOf(err)
 	}
@@ -146,10 +157,7 @@ func (h *Holder) credential(c *conn, req *keyholder.Request) keyholder.Response 
 // granted finds the credential behind a grant: a project's own comes before the shared one; a
 // project that keeps to itself (scope "project:NAME") never falls back.
 func (h *Holder) granted(project string, grant *sandbox.Grant) (cred store.Credential, ok bool, err error) {
-	own := grant.Scope != "shared"
-	if own {
-		project = strings.TrimPrefix(grant.Scope, "project:")
-	}
+	project, own := scopeOf(project, grant.Scope)
 	err = h.vault.View(func(t *store.Tx) error {
 		var k store.Key
 		if k, _, ok = t.Resolve(project, grant.Provider, own); ok {

@@ -47,6 +47,9 @@ type Config struct {
 	Idle  time.Duration    // locked and not asked by an operator for so long: end; 0 is 30 s
 	Watch time.Duration    // how often socket and panic lock are looked at; 0 is 500 ms
 	Now   func() time.Time // nil: time.Now
+
+	Program string // absolute path of the running program; "": it is never replaced
+	Key     []byte // of the vault, from the keyholder before this one; cleared
 }
 
 // maxConns bounds connections; a user has fewer tasks than that.
@@ -62,6 +65,9 @@ type Holder struct {
 	conns    map[*conn]struct{}
 	lastBusy time.Time
 	ending   bool
+	attempts attempts
+	since    time.Time
+	next     *successor // the program that takes over, when this one was replaced on disk
 }
 
 // Run serves until the keyholder has a reason to end. ready is called once it listens.
@@ -93,7 +99,11 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h := &Holder{cfg: cfg, stop: cancel, conns: map[*conn]struct{}{}, lastBusy: cfg.Now()}
+	h := &Holder{cfg: cfg, stop: cancel, conns: map[*conn]struct{}{}, lastBusy: cfg.Now(), since: cfg.Now()}
+	if err := h.inherit(); err != nil {
+		l.Close()
+		return err
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { h.accept(ctx, l, &serving) })
 	if ready != nil {
@@ -103,6 +113,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	h.end()
 	l.Close() // removes the socket
 	serving.Wait()
+	if h.next != nil {
+		return h.next
+	}
 	return nil
 }
 
@@ -242,8 +255,10 @@ func (h *Holder) changed() {
 }
 
 func (h *Holder) status() *keyholder.Status {
-	st := &keyholder.Status{PID: os.Getpid(), Version: version.Version, Unlocked: h.vault != nil}
+	st := &keyholder.Status{PID: os.Getpid(), Version: version.Version, Unlocked: h.vault != nil, Since: h.since.UTC().Truncate(time.Second)}
+	st.Program, st.Outdated = h.cfg.Program, outdated(h.cfg.Program)
 	if h.vault != nil {
+		st.Opened, st.RolledBack = h.vault.Opened().Kind, h.vault.RolledBack()
 		if list, err := h.vault.List(); err == nil {
 			st.Credentials = len(list)
 		}

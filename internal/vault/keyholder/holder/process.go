@@ -34,6 +34,16 @@ func Main(args []string) int {
 			ready = nil
 		}
 	}
+	var key []byte
+	if len(args) == 3 && args[2] == resumeArg {
+		// Descriptor 3 is the key of the keyholder that became this process, not a starter's pipe.
+		var err error
+		if key, err = readKey(ready); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return problem.Failed
+		}
+		ready, args = nil, args[:2]
+	}
 	if len(args) != 2 {
 		fmt.Fprintln(os.Stderr, "terok keyholder is started by terok vault unlock")
 		return problem.Usage
@@ -45,7 +55,8 @@ func Main(args []string) int {
 	roots := state.Roots{Data: args[0], Runtime: args[1]}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
-	err := Run(ctx, Config{Roots: roots}, func() {
+	program, _ := os.Executable() // "" is a program that is never replaced
+	err := Run(ctx, Config{Roots: roots, Program: program, Key: key}, func() {
 		if err := writePID(roots); err != nil {
 			tell(err.Error())
 			stop()
@@ -53,6 +64,9 @@ func Main(args []string) int {
 		}
 		tell("ready")
 	})
+	if next, ok := errors.AsType[*successor](err); ok {
+		err = next.exec(roots)
+	}
 	switch {
 	case errors.Is(err, ErrRunning):
 		tell("running")
