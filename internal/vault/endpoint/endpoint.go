@@ -133,15 +133,17 @@ func New(rules []string, rest string) (*Policy, error) {
 	return p, nil
 }
 
-// Decide judges a request; by is the rule that decided, nil when it was the default. A path of two
-// readings on which the policy has two opinions is denied.
+// Decide judges a request; by is the rule that decided, nil when it was the default. A path of
+// several readings on which the policy has two opinions is denied.
 func (p *Policy) Decide(method string, path Path) (a Action, by *Rule) {
 	a, by = p.decide(method, path.Segments)
-	if path.Flat == nil || a == Deny {
+	if a == Deny || path.Flat == nil && !path.format {
 		return a, by
 	}
-	if b, other := p.decide(method, path.Flat); b != a {
-		return Deny, other
+	for _, reading := range path.Readings()[1:] {
+		if b, other := p.decide(method, reading); b != a {
+			return Deny, other
+		}
 	}
 	return a, by
 }

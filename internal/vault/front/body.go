@@ -52,9 +52,9 @@ var errTooLarge = refuse(http.StatusRequestEntityTooLarge, "too_large", "the req
 // prepareBody judges the body of r and returns what to send upstream instead: the whole of it,
 // judged, when it is small, else a reader that judges as it goes. A nil body is none. length is
 // -1 when it is not known. again makes the body anew for a retry, or is nil.
-func (f *Front) prepareBody(r *http.Request, rt *route) (body io.ReadCloser, length int64, again func() (io.ReadCloser, error), err error) {
+func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadCloser, length int64, again func() (io.ReadCloser, error), err error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return nil, 0, nil, nil
+		return nil, 0, nil, rules.judgeWhole(nil, true)
 	}
 	if r.ContentLength > f.cfg.Limits.Body {
 		return nil, 0, nil, errTooLarge
@@ -70,8 +70,8 @@ func (f *Front) prepareBody(r *http.Request, rt *route) (body io.ReadCloser, len
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	if len(head) == 0 {
-		return nil, 0, nil, nil
+	if err := rules.judgeWhole(head, whole && kind == bodyJSON); err != nil || len(head) == 0 {
+		return nil, 0, nil, err
 	}
 	if kind == bodyForm { // curl -d sends JSON under this type
 		if c := bytes.TrimLeft(head, " \t\r\n"); len(c) > 0 && (c[0] == '{' || c[0] == '[') {
@@ -82,12 +82,12 @@ func (f *Front) prepareBody(r *http.Request, rt *route) (body io.ReadCloser, len
 		if !whole {
 			return nil, 0, nil, errTooLarge
 		}
-		if err := inspectForm(string(head)); err != nil {
+		if err := rules.inspectForm(string(head)); err != nil {
 			return nil, 0, nil, err
 		}
 	} else {
 		in := inspectors.Get().(*jsonInspector)
-		in.reset(rt.ServerFetch)
+		in.reset(rules)
 		if err := in.write(head); err != nil {
 			return nil, 0, nil, err
 		}
@@ -110,8 +110,28 @@ func (f *Front) prepareBody(r *http.Request, rt *route) (body io.ReadCloser, len
 // inspectors keeps the small buffers of finished inspections.
 var inspectors = sync.Pool{New: func() any { return &jsonInspector{} }}
 
-func (in *jsonInspector) reset(fetch bool) {
-	*in = jsonInspector{fetch: fetch, stack: in.stack[:0], str: in.str[:0]}
+func (in *jsonInspector) reset(rules bodyRules) {
+	*in = jsonInspector{fetch: rules.fetch, project: rules.project, stack: in.stack[:0], str: in.str[:0]}
+}
+
+// bodyRules is what a body is judged by besides what holds for every one.
+type bodyRules struct {
+	fetch bool // the provider may be made to fetch
+	forgeCheck
+}
+
+// judgeWhole judges a body that must be there as a whole.
+func (b bodyRules) judgeWhole(body []byte, readable bool) error {
+	if b.whole == nil {
+		return nil
+	}
+	if !readable {
+		return refuse(http.StatusForbidden, "path_denied", "GraphQL is relayed as JSON of at most 1 MiB")
+	}
+	if ref := b.whole(body); ref != nil {
+		return ref
+	}
+	return nil
 }
 
 // readHead reads up to Limits.Inspect bytes and reports whether that is the whole body.
@@ -160,10 +180,24 @@ func bodyKind(h http.Header) (kindOfBody, error) {
 	return 0, refuse(http.StatusUnsupportedMediaType, "bad_body", "the vault relays JSON and form bodies only")
 }
 
-// inspectForm refuses a form that carries a credential.
-func inspectForm(body string) error {
+// inspectForm refuses a form that carries a credential, or that names another project.
+func (b bodyRules) inspectForm(body string) error {
 	if hasCredentialParam(body) {
 		return &finding{"foreign_credential", "the form carries a credential of its own"}
+	}
+	if b.project == nil {
+		return nil
+	}
+	values, _ := url.ParseQuery(body) // hasCredentialParam read it
+	for name, list := range values {
+		if !projectMembers[foldName(name)] {
+			continue
+		}
+		for _, id := range list {
+			if ref := b.project(id); ref != nil {
+				return ref
+			}
+		}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package front
 
 import (
 	"errors"
-	"strings"
 )
 
 // maxDepth bounds the nesting of a JSON body; providers themselves stop at less.
@@ -30,7 +29,9 @@ var errJSON = errors.New("the body is not JSON that can be inspected")
 // after the document). What a tool call's input or a tool's schema holds is the model's and the
 // agent's own data, which no provider acts on; there, nothing is judged.
 type jsonInspector struct {
-	fetch bool // server fetch is allowed
+	fetch   bool                     // server fetch is allowed
+	project func(id string) *refusal // judges members that name another project of a forge; nil: none
+	watched bool                     // the value that comes is of such a member
 
 	state  uint8
 	stack  []frame
@@ -45,6 +46,7 @@ type jsonInspector struct {
 type frame struct {
 	object bool
 	opaque bool
+	note   bool   // addresses are not followed
 	name   string // folded name of the member it is the value of; elements of an array inherit it
 }
 
@@ -74,10 +76,13 @@ func (in *jsonInspector) write(p []byte) error {
 		c := p[i]
 		if in.state == inScalar {
 			if isScalar(c) {
+				in.add(c)
 				i++
 				continue
 			}
-			in.state = in.after()
+			if err := in.scalarEnded(); err != nil {
+				return err
+			}
 		}
 		i++
 		if c == ' ' || c == '\t' || c == '\n' || c == '\r' {
@@ -93,10 +98,21 @@ func (in *jsonInspector) write(p []byte) error {
 // close fails unless the document is complete.
 func (in *jsonInspector) close() error {
 	if in.state == inScalar {
-		in.state = in.after()
+		if err := in.scalarEnded(); err != nil {
+			return err
+		}
 	}
 	if in.state != wantEnd {
 		return errJSON
+	}
+	return nil
+}
+
+// scalarEnded judges a number, true, false or null that is complete.
+func (in *jsonInspector) scalarEnded() error {
+	in.state = in.after()
+	if in.watched && string(in.str) != "null" {
+		return in.named()
 	}
 	return nil
 }
@@ -155,17 +171,23 @@ func (in *jsonInspector) token(c byte) error {
 }
 
 func (in *jsonInspector) value(c byte) error {
-	name, opaque := in.key, false
+	name, opaque, note := in.key, false, false
 	if n := len(in.stack); n > 0 {
 		f := in.top()
-		opaque = f.opaque
+		opaque, note = f.opaque, f.note
 		if !f.object {
 			name = f.name
 		} else if opaqueMember(f.name, name) {
 			opaque = true
+		} else if noteMember(f.name, name) {
+			note = true
 		}
-		if !opaque && !in.fetch && f.name == "mcpservers" {
-			return &finding{"server_fetch", "mcp_servers makes the provider call a server"}
+		if !opaque && !note && !in.fetch && callingMembers[name] && c != '[' && c != '"' && c != 'n' && c != 'f' {
+			return errServerFetch // an object, even an empty one, a number, or true; strings are judged when they end
+		}
+		in.watched = in.project != nil && projectMembers[name]
+		if in.watched && (c == '{' || c == '[') {
+			return errJSON
 		}
 	}
 	switch {
@@ -173,7 +195,7 @@ func (in *jsonInspector) value(c byte) error {
 		if len(in.stack) == maxDepth {
 			return errJSON
 		}
-		in.stack = append(in.stack, frame{object: c == '{', opaque: opaque, name: name})
+		in.stack = append(in.stack, frame{object: c == '{', opaque: opaque, note: note, name: name})
 		in.state = wantFirstValue
 		if c == '{' {
 			in.state = wantFirstKey
@@ -181,7 +203,7 @@ func (in *jsonInspector) value(c byte) error {
 	case c == '"':
 		in.begin(false)
 	case c == '-' || c >= '0' && c <= '9' || c == 't' || c == 'f' || c == 'n':
-		in.state = inScalar
+		in.state, in.str, in.strLen = inScalar, append(in.str[:0], c), 1
 	default:
 		return errJSON
 	}
@@ -302,38 +324,22 @@ func (in *jsonInspector) ended() error {
 	if in.strLen > 0 && (credentialNames[key] || len(in.stack) == 1 && f.object && weakNames[key]) {
 		return &finding{"foreign_credential", "the body carries a credential of its own"}
 	}
-	if in.fetch {
-		return nil
+	if !in.fetch && !f.note && callsOut(f.name, key, in.str, in.strLen) {
+		return errServerFetch
 	}
-	switch {
-	case key == "type" && (f.name == "source" && string(in.str) == "url" || fetchingType(string(in.str))),
-		key == "url" && f.name == "source",
-		key == "mcpservers", key == "serverurl", key == "fileurl",
-		(key == "imageurl" || key == "url" && f.name == "imageurl") && !hasPrefixFold(in.str, "data:"):
-		return &finding{"server_fetch", "the body makes the provider fetch a URL"}
+	if in.project != nil && projectMembers[key] {
+		return in.named()
 	}
 	return nil
 }
 
-// fetchingType reports whether a tool or content block of this type makes the provider fetch.
-func fetchingType(t string) bool {
-	return strings.HasPrefix(t, "web_fetch") || t == "mcp" || t == "mcp_toolset"
-}
-
-func hasPrefixFold(b []byte, prefix string) bool {
-	return len(b) >= len(prefix) && strings.EqualFold(string(b[:len(prefix)]), prefix)
-}
-
-// opaqueMember reports whether the member key of an object that is the value of name holds data
-// that providers pass on without acting on it: input of a tool call, schemas and examples.
-func opaqueMember(name, key string) bool {
-	switch key {
-	case "input":
-		return name == "content"
-	case "inputschema", "inputexamples":
-		return name == "tools"
-	case "schema":
-		return name == "format" || name == "outputformat" || name == "jsonschema"
+// named judges a value that names another project of a forge.
+func (in *jsonInspector) named() error {
+	if in.strLen > captured {
+		return errJSON
 	}
-	return false
+	if ref := in.project(string(in.str)); ref != nil {
+		return ref
+	}
+	return nil
 }

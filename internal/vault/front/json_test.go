@@ -12,7 +12,7 @@ import (
 // inspect runs the inspector over doc in chunks of n bytes.
 func inspect(doc []byte, n int, fetch bool) error {
 	in := &jsonInspector{}
-	in.reset(fetch)
+	in.reset(bodyRules{fetch: fetch})
 	for len(doc) > 0 {
 		k := min(n, len(doc))
 		if err := in.write(doc[:k]); err != nil {
@@ -27,12 +27,12 @@ func inspect(doc []byte, n int, fetch bool) error {
 func reference(doc []byte, fetch bool) bool {
 	dec := json.NewDecoder(bytes.NewReader(doc))
 	type level struct {
-		object, opaque, key bool
-		name, member        string
+		object, opaque, note, key bool
+		name, member              string
 	}
 	var stack []level
 	hit := false
-	scalar := func(s string, isString bool) {
+	scalar := func(s string, isString, calls bool) {
 		if len(stack) == 0 {
 			return
 		}
@@ -45,28 +45,14 @@ func reference(doc []byte, fetch bool) bool {
 		if opaque {
 			return
 		}
-		if !fetch && f.name == "mcpservers" {
-			hit = true
-		}
 		if !isString {
+			hit = hit || calls && !fetch && !f.note && callingMembers[key] && !(f.object && noteMember(f.name, key))
 			return
 		}
 		if s != "" && (credentialNames[key] || len(stack) == 1 && f.object && weakNames[key]) {
 			hit = true
 		}
-		if fetch {
-			return
-		}
-		switch key {
-		case "type":
-			hit = hit || f.name == "source" && s == "url" || fetchingType(s)
-		case "url":
-			hit = hit || f.name == "source" || f.name == "imageurl" && !strings.HasPrefix(strings.ToLower(s), "data:")
-		case "imageurl":
-			hit = hit || !strings.HasPrefix(strings.ToLower(s), "data:")
-		case "mcpservers", "serverurl", "fileurl":
-			hit = true
-		}
+		hit = hit || !fetch && !f.note && callsOut(f.name, key, []byte(s[:min(len(s), captured)]), len(s))
 	}
 	for {
 		tok, err := dec.Token()
@@ -88,12 +74,13 @@ func reference(doc []byte, fetch bool) bool {
 				if n := len(stack); n > 0 {
 					f := stack[n-1]
 					next.name = f.name
-					next.opaque = f.opaque
+					next.opaque, next.note = f.opaque, f.note
 					if f.object {
 						next.name = f.member
 						next.opaque = f.opaque || opaqueMember(f.name, f.member)
+						next.note = f.note || noteMember(f.name, f.member)
 					}
-					if !fetch && !next.opaque && f.name == "mcpservers" {
+					if !fetch && !next.opaque && !next.note && callingMembers[next.name] && next.object {
 						hit = true
 					}
 				}
@@ -101,9 +88,11 @@ func reference(doc []byte, fetch bool) bool {
 				continue
 			}
 		case string:
-			scalar(v, true)
+			scalar(v, true, true)
+		case bool:
+			scalar("", false, v)
 		default:
-			scalar("", false)
+			scalar("", false, v != nil)
 		}
 		if n := len(stack); n > 0 && stack[n-1].object {
 			stack[n-1].key = true

@@ -1,6 +1,9 @@
 package front
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // credentialNames are names, folded, whose values are credentials wherever they stand.
 var credentialNames = map[string]bool{
@@ -20,17 +23,10 @@ var weakNames = map[string]bool{
 	"xamzsignature": true, "xamzcredential": true, "xamzsecuritytoken": true,
 }
 
-// structuralNames are the other names, folded, that the JSON inspector looks for.
-var structuralNames = map[string]bool{
-	"type": true, "url": true, "source": true, "content": true, "input": true, "tools": true,
-	"inputschema": true, "inputexamples": true, "schema": true, "format": true, "outputformat": true,
-	"jsonschema": true, "method": true, "mcpservers": true, "serverurl": true, "fileurl": true, "imageurl": true,
-}
-
 // foldedNames maps every name of the tables to itself, so that folding allocates nothing.
 var foldedNames = func() map[string]string {
 	m := map[string]string{}
-	for _, table := range []map[string]bool{credentialNames, weakNames, structuralNames} {
+	for _, table := range []map[string]bool{credentialNames, weakNames, structuralNames, callingMembers, projectMembers} {
 		for name := range table {
 			m[name] = name
 		}
@@ -39,7 +35,7 @@ var foldedNames = func() map[string]string {
 }()
 
 // foldName brings a name to the form of the tables, lower case without separators. A name that is
-// in no table becomes "".
+// in no table becomes anyURL when it ends like one, else "".
 func foldName[T string | []byte](name T) string {
 	var buf [captured]byte
 	out := buf[:0]
@@ -56,8 +52,18 @@ func foldName[T string | []byte](name T) string {
 		}
 		out = append(out, c)
 	}
-	return foldedNames[string(out)]
+	if known, ok := foldedNames[string(out)]; ok {
+		return known
+	}
+	for _, end := range urlEndings {
+		if bytes.HasSuffix(out, end) {
+			return anyURL
+		}
+	}
+	return ""
 }
+
+var urlEndings = [][]byte{[]byte("url"), []byte("urls"), []byte("uri"), []byte("uris")}
 
 // credentialHeader reports whether a request header, in canonical form, carries a credential by
 // its name. Only the route's own headers may, and only with the phantom.

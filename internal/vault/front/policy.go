@@ -12,10 +12,11 @@ import (
 
 // verdict is what the policy says about a request before its body is read.
 type verdict struct {
-	route  *route
-	child  *childKey // the phantom was this child's; nil: the grant's own
-	path   endpoint.Path
-	action endpoint.Action
+	route   *route
+	child   *childKey // the phantom was this child's; nil: the grant's own
+	path    endpoint.Path
+	methods []string // its own, and those that it says it means
+	action  endpoint.Action
 }
 
 // judge applies every rule that needs no body.
@@ -38,7 +39,7 @@ func (f *Front) judge(r *http.Request, s *site) (verdict, *refusal) {
 	if !ok {
 		return verdict{route: rt}, refuse(http.StatusBadRequest, "bad_target", "the path can be read in more than one way")
 	}
-	v := verdict{route: rt, child: child, path: path}
+	v := verdict{route: rt, child: child, path: path, methods: asked}
 	for i, method := range asked {
 		a := rt.decide(method, path)
 		if i > 0 && a != v.action {
@@ -72,7 +73,7 @@ func methodsOf(r *http.Request) ([]string, *refusal) {
 	}
 	for _, pair := range strings.Split(r.URL.RawQuery, "&") {
 		if name, value, _ := strings.Cut(pair, "="); strings.Contains(strings.ToLower(name), "method") || strings.Contains(name, "%") {
-			if foldName(unescape(name)) == "method" {
+			if foldName(unescape(name)) == "method" { // _method
 				asked = append(asked, unescape(value))
 			}
 		}

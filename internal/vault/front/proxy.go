@@ -85,7 +85,16 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 		f.tunnel(w, r, rt, (&http.Request{Method: r.Method, URL: url, Host: rt.upstream.Host, Header: rt.outHeader(r.Header, key)}), key, x)
 		return
 	}
-	body, length, again, err := f.prepareBody(r, rt)
+	rules := bodyRules{fetch: rt.ServerFetch || rt.Forge != ""}
+	if rt.Forge != "" {
+		check, ref := rt.confine(r, v, &lookup{ctx: ctx, route: rt, key: key, path: r.URL.EscapedPath(), now: f.cfg.Now()})
+		if ref != nil {
+			f.answer(w, r, x, ref)
+			return
+		}
+		rules.forgeCheck = check
+	}
+	body, length, again, err := f.prepareBody(r, rules)
 	if err != nil {
 		f.answer(w, r, x, refusalOf(err))
 		return

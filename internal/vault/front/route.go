@@ -60,6 +60,7 @@ type route struct {
 	upstream  *url.URL // scheme, host:port and path prefix without trailing slash
 	transport *http.Transport
 	policy    *endpoint.Policy
+	names     names // of repositories of a forge
 }
 
 // armed is a secret with what is derived from it once.

@@ -251,7 +251,7 @@ func (t *wsTunnel) toProvider(r *bufio.Reader) error {
 		switch p.op {
 		case opText:
 			if p.first {
-				in.reset(t.route.ServerFetch)
+				in.reset(bodyRules{fetch: t.route.ServerFetch})
 				if ref := t.front.admit(t.ctx, t.route); ref != nil {
 					return t.refused(ref)
 				}
