@@ -27,6 +27,8 @@ require (
 
 require github.com/coder/websocket v1.8.15
 
+require golang.org/x/time v0.16.0 // indirect
+
 require (
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"terok/internal/sandbox"
 	"terok/internal/sandbox/links"
 )
 
@@ -52,6 +53,9 @@ func initMain(args []string) int {
 	}
 	start := welcome.Start
 	env, err := prepare(ctx, start)
+	if err == nil && start.SSHAgent {
+		err = serveAgent(ctx, sandbox.SSHAgentSock)
+	}
 	if e := sup.ready(ctx, err); e != nil && err == nil {
 		return refuse(e) // the supervisor went away meanwhile
 	}

@@ -190,7 +190,7 @@ func (l *Launcher) write(p *plan) error {
 	f := sandbox.File{Schema: sandbox.Schema, Key: s.Key, Name: s.Name, Project: s.Project, Task: s.Task, Mode: s.Mode,
 		Launch: s.Launch, Dir: dir, RuntimeDir: l.Roots.RunDir(s.Key), CIDFile: filepath.Join(dir, "container.id"),
 		StartError: filepath.Join(dir, "start-error"), PanicLock: l.Roots.PanicLock(), Keyholder: l.Roots.KeyholderSocket(),
-		Start: s.Start, Gate: s.Gate, Vault: s.Vault, SigningKey: make([]byte, 32), SealingKey: make([]byte, 32),
+		Start: s.Start, Gate: s.Gate, Vault: s.Vault, SSH: s.SSH, SigningKey: make([]byte, 32), SealingKey: make([]byte, 32),
 		AuditRequired: s.AuditRequired, WithoutLandlock: s.WithoutLandlock}
 	_, _ = rand.Read(f.SigningKey) // never fails
 	_, _ = rand.Read(f.SealingKey)

@@ -60,6 +60,7 @@ type Spec struct {
 	Start  sandbox.Start   // Env of the container goes here, never into podman's arguments
 	Gate   *sandbox.Gate
 	Vault  *sandbox.Vault
+	SSH    *sandbox.SSH
 
 	Mounts  []Mount // by a person or a project file: judged by the rules of mounts.go
 	Trusted []Mount // by terok itself (agent bundles, the gate's base objects): not judged

@@ -16,6 +16,8 @@ const (
 	GuestProgram = "/run/terok/bin/terok"                    // the guest binary
 	BundleMount  = "/opt/terok/agents"                       // NAME below it is the agent's bundle, read-only
 	TaskAgentEnv = "TEROK_AGENT"                             // name of the task's agent
+	SSHAgentSock = "/run/terok/ssh-agent.sock"               // SSH_AUTH_SOCK, where the task has SSH keys
+	SSHHosts     = "/run/terok/ssh/known_hosts"              // the host keys that its ssh believes
 )
 
 // AgentSpecPath is where the wrapper `terok guest agent NAME` finds its Agent.

@@ -79,6 +79,7 @@ type File struct {
 	Start Start  `json:"start"`           // what the guest is told once per start
 	Gate  *Gate  `json:"gate,omitempty"`  // nil: no git service
 	Vault *Vault `json:"vault,omitempty"` // nil: no credentials
+	SSH   *SSH   `json:"ssh,omitempty"`   // nil: no SSH keys inside
 }
 
 // Path is where the sandbox file of a task directory lies.
@@ -91,6 +92,7 @@ type Start struct {
 	Files     []StartFile       `json:"files,omitempty"`     // written before the command runs
 	Workspace string            `json:"workspace,omitempty"` // working directory, made if missing
 	Clone     *Clone            `json:"clone,omitempty"`     // nil: leave the workspace as it is
+	SSHAgent  bool              `json:"ssh_agent,omitempty"` // serve an SSH agent at SSHAgentSock
 	Trust     string            `json:"trust,omitempty"`     // PEM of further authorities that programs shall trust, image.ca_certificates
 
 	// Filled in by the supervisor at each start, never in the sandbox file.
@@ -121,6 +123,14 @@ type Gate struct {
 	Base      string   `json:"base"`      // base repository on the host, never written
 	TokenHash string   `json:"-"`         // made by the supervisor at each start
 	Protected []string `json:"protected"` // branch names that the task may not move
+}
+
+// SSH lets the programs of a task log in to servers with the project's SSH keys, which stay in the
+// vault.
+type SSH struct {
+	Servers []string `json:"servers"`           // "host" or "host:port" of the upstream, for keys that name none
+	Users   []string `json:"users,omitempty"`   // its login name, for keys that name none; none: git
+	Unbound bool     `json:"unbound,omitempty"` // also for clients that do not say which server they talk to
 }
 
 // Live binds a sandbox file to the processes of the running container. The supervisor's parent

@@ -33,7 +33,12 @@ func (s *service) Status(context.Context) (control.Status, error) {
 	s.placement(&st)
 	if s.session != nil {
 		st.Vault = s.session.State()
+	}
+	if s.front != nil {
 		st.Services = append(st.Services, "vault")
+	}
+	if f.SSH != nil {
+		st.Services = append(st.Services, "ssh")
 	}
 	if s.gate != nil {
 		st.Services = append(st.Services, "gate")

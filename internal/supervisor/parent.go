@@ -414,7 +414,7 @@ func (p *parent) startWorker(ctx context.Context) (*worker, error) {
 
 // keyholderSocket is where the keyholder of this container answers, "" when it needs none.
 func keyholderSocket(h *handover) string {
-	if h.File.Vault == nil || len(h.File.Vault.Grants) == 0 || !filepath.IsAbs(h.File.Keyholder) {
+	if len(grants(&h.File)) == 0 && h.File.SSH == nil || !filepath.IsAbs(h.File.Keyholder) {
 		return ""
 	}
 	return h.File.Keyholder

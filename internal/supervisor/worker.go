@@ -141,6 +141,9 @@ func newService(h *handover, l *link) (*service, error) {
 	if err := s.vault(lookup); err != nil {
 		return nil, err
 	}
+	if f.SSH != nil && s.session == nil {
+		s.session = keyholder.NewSession(nil)
+	}
 	s.gitGate()
 	s.guest = &guestAPI{hand: h, record: s.ledger, why: s.explain, ask: s.ask, served: h.Served, ready: h.GuestReady,
 		say:   func(op byte) error { return l.say(op, nil) },
@@ -148,6 +151,9 @@ func newService(h *handover, l *link) (*service, error) {
 	s.apiDoor = newDoor(sandbox.ServiceHost, sandbox.GuestPort)
 	s.dnsDoor = newDoor(sandbox.ResolverAddr, 53)
 	services := map[netip.AddrPort]proxy.Service{s.apiDoor.addr: s.apiDoor, s.dnsDoor.addr: s.dnsDoor}
+	if f.SSH != nil {
+		services[signerAddr] = newSigner(s.session, s.ledger)
+	}
 	if s.gate != nil {
 		s.gitDoor = newDoor(sandbox.ServiceHost, sandbox.GatePort)
 		services[s.gitDoor.addr] = s.gitDoor

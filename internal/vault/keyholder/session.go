@@ -193,45 +193,54 @@ func (s *Session) Credential(ctx context.Context, provider string) (Secret, erro
 		s.mu.Unlock()
 		return secret, nil
 	}
+	s.mu.Unlock()
+	resp, gen, err := s.ask(ctx, Request{Op: OpCredential, Provider: provider})
+	if err != nil {
+		return Secret{}, err
+	}
+	secret := Secret{Kind: resp.Kind, Value: resp.Secret, Public: resp.Public, ExpiresAt: resp.ExpiresAt}
+	s.mu.Lock()
+	if s.gen == gen { // not invalidated while it was on its way
+		s.cache[provider] = secret
+	}
+	s.mu.Unlock()
+	return secret, nil
+}
+
+// ask sends one request and waits for its answer. gen is the generation in which it was asked.
+func (s *Session) ask(ctx context.Context, req Request) (resp Response, gen uint64, err error) {
+	s.mu.Lock()
 	if s.conn == nil {
 		s.mu.Unlock()
-		return Secret{}, ErrLocked
+		return Response{}, 0, ErrLocked
 	}
 	s.id++
-	id, gen, conn, answer := s.id, s.gen, s.conn, make(chan Response, 1)
+	id, conn, answer := s.id, s.conn, make(chan Response, 1)
+	gen = s.gen
 	s.waiting[id] = answer
 	conn.SetWriteDeadline(time.Now().Add(answerWithin))
-	err := send(conn, Request{V: 1, ID: id, Op: OpCredential, Provider: provider})
+	req.V, req.ID = 1, id
+	err = send(conn, req)
 	if err != nil {
 		s.drop()
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return Secret{}, fmt.Errorf("%w: %v", ErrLocked, err)
+		return Response{}, 0, fmt.Errorf("%w: %v", ErrLocked, err)
 	}
-
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	select {
 	case resp, ok := <-answer:
 		if !ok {
-			return Secret{}, ErrLocked
+			return Response{}, 0, ErrLocked
 		}
-		if err := resp.err(); err != nil {
-			return Secret{}, err
-		}
-		secret := Secret{Kind: resp.Kind, Value: resp.Secret, Public: resp.Public, ExpiresAt: resp.ExpiresAt}
-		s.mu.Lock()
-		if s.gen == gen { // not invalidated while it was on its way
-			s.cache[provider] = secret
-		}
-		s.mu.Unlock()
-		return secret, nil
+		return resp, gen, resp.err()
 	case <-ctx.Done():
 		s.mu.Lock()
 		delete(s.waiting, id)
 		s.mu.Unlock()
-		return Secret{}, ctx.Err()
+		return Response{}, 0, ctx.Err()
 	}
 }
 

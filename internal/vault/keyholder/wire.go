@@ -131,7 +131,8 @@ type Request struct {
 	Slot    *NewSlot `json:"slot,omitempty"`
 	Secrets [][]byte `json:"secrets,omitempty"`
 
-	Sandbox string `json:"sandbox,omitempty"` // absolute path of the sandbox file
+	Sandbox string      `json:"sandbox,omitempty"` // absolute path of the sandbox file
+	SSH     *SSHRequest `json:"ssh,omitempty"`     // OpSSH
 }
 
 // Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
@@ -155,6 +156,7 @@ type Response struct {
 	Merged      *Merged           `json:"merged,omitempty"`
 	Steps       []Step            `json:"steps,omitempty"`
 	Bindings    []Binding         `json:"bindings,omitempty"`
+	SSH         *SSHReply         `json:"ssh,omitempty"`
 }
 
 // Codes of refusals, besides those of package store.
@@ -207,6 +209,9 @@ func (r *Response) err() error {
 func (r *Request) Wipe() {
 	for _, s := range append([][]byte{r.Passphrase, r.Secret, r.Refresh, r.IDToken}, r.Secrets...) {
 		clear(s)
+	}
+	if r.SSH != nil {
+		clear(r.SSH.Private)
 	}
 }
 

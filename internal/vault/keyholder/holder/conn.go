@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"terok/internal/peer"
 	"terok/internal/problem"
@@ -31,8 +32,9 @@ type conn struct {
 
 // binding is what a supervisor's connection may fetch.
 type binding struct {
-	file sandbox.File
-	init *peer.Pin // the container's init
+	file    sandbox.File
+	init    *peer.Pin     // the container's init
+	signing *rate.Limiter // SSH signatures
 }
 
 func (c *conn) release() {
@@ -67,6 +69,9 @@ func (c *conn) serve() {
 		resp.ID = req.ID
 		ok := c.reply(resp)
 		clear(resp.Secret)
+		if resp.SSH != nil {
+			clear(resp.SSH.Private)
+		}
 		if end {
 			c.holder.stop()
 		}
@@ -132,7 +137,7 @@ func (h *Holder) bind(c *conn, path string) (*binding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the container does not run: %w", err)
 	}
-	return &binding{*file, pin}, nil
+	return &binding{*file, pin, newSignLimit()}, nil
 }
 
 // loadSandbox reads the sandbox file at path, which must lie below the data root.

@@ -16,6 +16,9 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c.bound != nil {
+		if req.Op == keyholder.OpSSH {
+			return h.ssh(c, req.SSH), false
+		}
 		if req.Op != keyholder.OpCredential {
 			return refused("a supervisor may fetch its task's credentials only"), false
 		}
@@ -46,6 +49,8 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		return locked(), false
 	}
 	switch req.Op {
+	case keyholder.OpSSH:
+		return h.ssh(c, req.SSH), false
 	case keyholder.OpList:
 		list, err := h.vault.List()
 		if err != nil {
