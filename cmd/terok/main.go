@@ -41,6 +41,7 @@ var processes = map[string]func(args []string) int{
 	"supervise-worker": supervisor.WorkerMain,
 	"supervise-adopt":  supervisor.AdoptMain,
 	"supervise-scope":  supervisor.ScopeMain,
+	"supervise-table":  supervisor.TableMain,
 	"guest":            guest.Main,
 	"keyholder":        holder.Main,
 	"notify":           notify.Main,

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -25,15 +26,22 @@ func targetOrProject(cmd *cobra.Command, args []string, project string) (string,
 }
 
 func newShieldRulesCmd(e *env) *cobra.Command {
-	return &cobra.Command{
+	var counters bool
+	c := &cobra.Command{
 		Use: "rules TARGET", Short: "List the rules of a container in the order in which they decide", Args: exactly(1, "a sandbox or a task"),
 		Long: `The first tier that has a matching rule decides; in a tier the more specific target wins, and a
 refusal wins a tie. SOURCE is the file and line, the profile, or who and when. ` + targetHelp + `
 
-Of a container that does not run, the rules of its last start and its live verdicts are listed.`,
-		Example:           "  terok shield rules webshop/k3v9p\n  terok shield rules web --json",
+Of a container that does not run, the rules of its last start and its live verdicts are listed.
+
+--counters shows the packet filter below these rules instead, as the kernel has it: whether it is what
+terok made (exit 11 if not), and what it refused. Connections are counted by name in terok shield status.`,
+		Example:           "  terok shield rules webshop/k3v9p\n  terok shield rules web --json\n  terok shield rules web --counters",
 		ValidArgsFunction: e.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if counters {
+				return e.shieldCounters(cmd.Context(), args[0])
+			}
 			list, running, err := e.app.ShieldRules(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -45,6 +53,33 @@ Of a container that does not run, the rules of its last start and its live verdi
 			return e.print("shield.rules", list, func(w io.Writer) error { return printRules(w, list) }, warnings...)
 		},
 	}
+	c.Flags().BoolVar(&counters, "counters", false, "the packet filter in the container, read back from the kernel")
+	return c
+}
+
+// shieldCounters prints the table and fails when it is not as terok made it.
+func (e *env) shieldCounters(ctx context.Context, target string) error {
+	v, altered := e.app.ShieldCounters(ctx, target)
+	if altered != nil && !problem.Is(altered, "table_altered") {
+		return altered
+	}
+	err := e.print("shield.counters", v, func(w io.Writer) error {
+		state := "as generated"
+		if !v.Generated {
+			state = "NOT as generated: " + text.Show(v.Why)
+		}
+		fmt.Fprintf(w, "posture %s; links and packet filter of %s are %s\n", v.Posture, text.Show(v.Target), state)
+		t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		fmt.Fprintln(t, "CHAIN\tPACKETS\tBYTES\tRULE")
+		for _, c := range v.Counters {
+			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", text.Show(c.Chain), c.Packets, c.Bytes, c.Says)
+		}
+		return t.Flush()
+	})
+	if err != nil {
+		return err
+	}
+	return altered
 }
 
 func printRules(w io.Writer, list []control.RuleView) error {

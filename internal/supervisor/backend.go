@@ -30,6 +30,7 @@ func (s *service) Status(context.Context) (control.Status, error) {
 	}
 	st.Warnings = []string{}
 	s.rules.state().tell(&st)
+	s.tellMighty(&st)
 	s.placement(&st)
 	if s.session != nil {
 		st.Vault = s.session.State()

@@ -28,6 +28,7 @@ type worker struct {
 
 	datagram func() (*os.File, error)     // makes a UDP socket inside
 	owner    func(question []byte) []byte // finds a connection's process
+	mighty   func() []byte                // finds a process with CAP_NET_ADMIN
 }
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
@@ -94,6 +95,10 @@ func (w *worker) listen() {
 			if err := w.link.sayRecord(opOwner, w.owner(question)); err != nil {
 				log.Printf("name a process to the worker: %v", err)
 			}
+		case opMighty:
+			if err := w.link.sayRecord(opMighty, w.mighty()); err != nil {
+				log.Printf("name a process to the worker: %v", err)
+			}
 		default:
 			log.Printf("worker %d says %#x: stopped", w.cmd.Process.Pid, op)
 			return
@@ -129,11 +134,12 @@ func (w *worker) attach(conn *net.UnixConn) {
 	}
 }
 
-// tell says something after the handover: before it, the worker would take it for a part of that.
-func (w *worker) tell(op byte) {
+// tampered tells of a change after the handover: before it, the worker would take it for a part of
+// that. A worker that does not hear it is ending.
+func (w *worker) tampered(who []byte) {
 	if w.link != nil {
-		<-w.handed              // bounded by the deadline of the handover
-		_ = w.link.say(op, nil) // a worker that does not hear it is ending
+		<-w.handed // bounded by the deadline of the handover
+		_ = w.link.sayRecord(opTampered, who)
 	}
 }
 

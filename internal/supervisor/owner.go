@@ -1,17 +1,17 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"terok/internal/audit"
+	"terok/internal/control"
 	"terok/internal/text"
 )
 
@@ -35,6 +35,10 @@ const (
 	// ownerEvery and ownerBurst bound searches; the docket makes ten requests a minute.
 	ownerEvery = time.Second
 	ownerBurst = 20
+	// mightyEvery is how long what was seen of capabilities holds; lookEvery how often a worker looks
+	// by itself.
+	mightyEvery = time.Second
+	lookEvery   = 30 * time.Second
 )
 
 func encodeEnds(local, remote netip.AddrPort) []byte {
@@ -69,7 +73,8 @@ type processes struct {
 	answers chan []byte   // from obey
 	done    chan struct{} // closed when the parent says no more
 
-	mu sync.Mutex // one question at a time
+	mu    sync.Mutex // one question at a time
+	noted atomic.Pointer[string]
 }
 
 func newProcesses(l *link) *processes {
@@ -83,7 +88,12 @@ func (p *processes) owner(local, remote netip.AddrPort) string {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.link.sayRecord(opOwner, encodeEnds(local, remote)) != nil {
+	return p.ask(opOwner, encodeEnds(local, remote))
+}
+
+// ask puts one question; the caller holds mu.
+func (p *processes) ask(op byte, question []byte) string {
+	if p.link.sayRecord(op, question) != nil {
 		return ""
 	}
 	select {
@@ -94,103 +104,50 @@ func (p *processes) owner(local, remote netip.AddrPort) string {
 	}
 }
 
+// mighty is a process in the container that can change its network; "" for none.
+func (p *processes) mighty() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ask(opMighty, nil)
+}
+
+// watchMighty records every process that can change the container's network, as far as it lives
+// long enough to be seen.
+func (s *service) watchMighty(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.noteMighty(s.processes.mighty())
+		}
+	}
+}
+
+// noteMighty writes a process down when it is seen first.
+func (s *service) noteMighty(who string) {
+	if old := s.processes.noted.Swap(&who); who == "" || old != nil && *old == who {
+		return
+	}
+	s.ledger.Record(audit.Event{Ev: "net_admin", Actor: "operator", Reason: "a process in the container can change its network: " + who,
+		Detail: map[string]string{"process": who}})
+}
+
+// tellMighty warns of it in Status.
+func (s *service) tellMighty(st *control.Status) {
+	who := s.processes.mighty()
+	s.noteMighty(who)
+	if who != "" {
+		st.Warnings = append(st.Warnings, "a process in the container can change its network (CAP_NET_ADMIN): "+who)
+	}
+}
+
 // heard takes an answer; one that nobody asked for is dropped.
 func (p *processes) heard(answer []byte) {
 	select {
 	case p.answers <- answer:
 	default:
 	}
-}
-
-// owners finds processes of one container; the parent's.
-type owners struct {
-	inode   func(local, remote netip.AddrPort) (uint32, error) // in the container's namespace
-	space   string                                             // "net:[4026532001]" of the container
-	proc    string                                             // /proc
-	links   int                                                // that one search looks at
-	allowed int
-	since   time.Time
-}
-
-// newOwners is about the container whose network namespace has the descriptor space.
-func newOwners(inode func(local, remote netip.AddrPort) (uint32, error), space int) (*owners, error) {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", space))
-	return &owners{inode: inode, space: name, proc: "/proc", links: ownerLinks, allowed: ownerBurst, since: time.Now()}, err
-}
-
-// find answers a question; it always returns an answer of its fixed size.
-func (o *owners) find(question []byte) []byte {
-	answer := make([]byte, ownerAnswer)
-	if fresh := int(time.Since(o.since) / ownerEvery); fresh > 0 {
-		o.allowed, o.since = min(ownerBurst, o.allowed+fresh), time.Now()
-	}
-	if o.allowed <= 0 || o.space == "" {
-		return answer
-	}
-	o.allowed--
-	inode, err := o.inode(decodeEnds(question))
-	if err != nil {
-		return answer
-	}
-	pid := o.holder(fmt.Sprintf("socket:[%d]", inode))
-	if pid == 0 {
-		return answer
-	}
-	comm, err := os.ReadFile(filepath.Join(o.proc, strconv.Itoa(pid), "comm"))
-	if err != nil || len(comm) > commSize {
-		return answer
-	}
-	copy(answer, strings.TrimSuffix(string(comm), "\n"))
-	binary.BigEndian.PutUint32(answer[commSize:], uint32(pid))
-	return answer
-}
-
-// holder returns the oldest process of the container's network namespace that has a descriptor of
-// this name open, 0 for none. A process that is not the container's cannot be read or is elsewhere.
-func (o *owners) holder(name string) int {
-	dir, err := os.Open(o.proc)
-	if err != nil {
-		return 0
-	}
-	defer dir.Close()
-	entries, err := dir.Readdirnames(-1)
-	if err != nil {
-		return 0
-	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	links, until := o.links, time.Now().Add(ownerTime)
-	for _, pid := range pids {
-		at := filepath.Join(o.proc, strconv.Itoa(pid))
-		if space, err := os.Readlink(at + "/ns/net"); err != nil || space != o.space {
-			continue
-		}
-		fds, err := os.Open(at + "/fd")
-		if err != nil {
-			continue
-		}
-		for {
-			names, err := fds.Readdirnames(256)
-			for _, n := range names {
-				if link, err := os.Readlink(at + "/fd/" + n); err == nil && link == name {
-					fds.Close()
-					return pid
-				}
-			}
-			if links -= len(names); links < 0 || time.Now().After(until) {
-				fds.Close()
-				return 0
-			}
-			if err != nil || len(names) == 0 {
-				break
-			}
-		}
-		fds.Close()
-	}
-	return 0
 }

@@ -91,6 +91,38 @@ func TestOwnerIsBounded(t *testing.T) {
 	}
 }
 
+// TestMighty: a process that can change the container's network is named; one with the same
+// capabilities in a user namespace of its own, or elsewhere, is not.
+func TestMighty(t *testing.T) {
+	proc := t.TempDir()
+	const space = "net:[7]"
+	have := func(pid int, user, caps string) {
+		t.Helper()
+		dir := filepath.Join(proc, fmt.Sprint(pid))
+		err := errors.Join(os.Symlink(user, dir+"/ns/user"),
+			os.WriteFile(dir+"/status", []byte("Name:\tCapBnd:\\nCapBnd:\nUmask:\t0022\nCapInh:\tffffffffffffffff\nCapBnd:\t"+caps+"\nCapEff:\t0000000000000000\n"), 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fakeProc(t, proc, 3, "net:[1]", "elsewhere")
+	have(3, "user:[8]", "000001ffffffffff")
+	fakeProc(t, proc, 4, space, "sh")
+	have(4, "user:[8]", "00000000a80425fb") // what a container has
+	fakeProc(t, proc, 5, space, "bwrap")
+	have(5, "user:[9]", "000001ffffffffff")
+	o := &owners{space: space, rulers: []string{"user:[8]", "user:[1]"}, proc: proc}
+	if got := ownerWords(o.mighty()); got != "" {
+		t.Errorf("%q can change the network", got)
+	}
+	fakeProc(t, proc, 6, space, "nft")
+	have(6, "user:[8]", "0000000000001000")
+	o.last = nil
+	if got := ownerWords(o.mighty()); got != "nft, pid 6" {
+		t.Errorf("%q", got)
+	}
+}
+
 // FuzzOwner: whatever a worker asks and a parent answers has its size, and what people read of it is
 // printable.
 func FuzzOwner(f *testing.F) {

@@ -294,10 +294,14 @@ func (p *parent) supervise(say *os.File) int {
 		waitEnd(p.init)
 		close(ended)
 	}()
-	tampered := make(chan string, 1)
+	type tampering struct {
+		what string
+		who  []byte // as in owner.go; whoever did it may have ended
+	}
+	tampered := make(chan tampering, 1)
 	go func() {
 		if what, err := p.watch.Wait(); err == nil {
-			tampered <- what
+			tampered <- tampering{what, p.owners.mighty()}
 		}
 	}()
 	defer p.watch.Close()
@@ -327,10 +331,10 @@ func (p *parent) supervise(say *os.File) int {
 					settle() // last: what the record needed goes as well
 					go p.ownScopeFor(ctx, w.cmd.Process.Pid)
 				}
-			case what := <-tampered:
-				log.Printf("%s in the container's network namespace were changed from outside", what)
+			case t := <-tampered:
+				log.Printf("%s in the container's network namespace were changed from outside (%s)", t.what, ownerWords(t.who))
 				p.hand.Tampered = true
-				w.tell(opTampered)
+				w.tampered(t.who)
 			case box := <-w.sealed:
 				// Only a worker that starts with the secrets has front and gate.
 				if resumed = p.resume(box); resumed {
@@ -406,7 +410,7 @@ func (p *parent) startWorker(ctx context.Context) (*worker, error) {
 		return nil, err
 	}
 	w := newWorker(cmd, l)
-	w.datagram, w.owner = p.space.Datagram, p.owners.find
+	w.datagram, w.owner, w.mighty = p.space.Datagram, p.owners.find, p.owners.mighty
 	hand := p.hand
 	go w.run(ctx, &hand)
 	return w, nil

@@ -32,10 +32,11 @@ const (
 	opSealed = 'b' // the box that the guest kept follows: four bytes of length, big-endian, and bytes
 	opSocket = 'u' // wants a UDP socket inside; the parent answers with the same byte
 	opOwner  = 'p' // wants to know a connection's process: ownerQuestion bytes follow; the same byte and ownerAnswer bytes answer
+	opMighty = 'm' // wants to know a process in the container that can change its network; answered like opOwner
 
 	// parent → worker
 	opKeyholder = 'k' // with a connection to the keyholder
-	opTampered  = 't' // links or tables were changed from outside
+	opTampered  = 't' // links or tables were changed from outside; ownerAnswer bytes say who can, if it was found
 	// opSocket with an unbound UDP socket of the container's namespace, or without one
 )
 

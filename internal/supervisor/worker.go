@@ -298,6 +298,7 @@ func (s *service) serve() error {
 	go s.keepSpent(ctx)
 	go s.proxy.Recheck() // reopens the relays of names that an earlier worker answered
 	go s.watchLedger(ctx)
+	go s.watchMighty(ctx)
 	events, unsubscribe := s.ledger.Subscribe(feedBuffer)
 	defer unsubscribe()
 	go s.feedLedger(events)
@@ -346,14 +347,22 @@ func (s *service) obey() error {
 				file = nil
 			default: // nobody asked
 			}
-		case op == opOwner:
+		case op == opOwner, op == opMighty:
 			answer, err := s.link.hearRecord(ownerAnswer)
 			if err != nil {
 				return nil
 			}
 			s.processes.heard(answer)
 		case op == opTampered:
-			s.ledger.Record(audit.Event{Ev: "verify_failed", Actor: "auto", Reason: "links or tables of the container's network namespace were changed from outside"})
+			who, err := s.link.hearRecord(ownerAnswer)
+			if err != nil {
+				return nil
+			}
+			e := audit.Event{Ev: "verify_failed", Actor: "auto", Reason: "links or tables of the container's network namespace were changed from outside"}
+			if w := ownerWords(who); w != "" {
+				e.Detail = map[string]string{"net_admin": w}
+			}
+			s.ledger.Record(e)
 			s.rules.tamper()
 		case op == opKeyholder && file != nil && s.session != nil:
 			conn, err := net.FileConn(file)

@@ -474,6 +474,8 @@ func TestTornStateMeansQuarantine(t *testing.T) {
 
 // A change of links or table from outside is noticed, although the supervisor has no privilege to
 // look: nothing opens, and status says so.
+//
+// spec/shield.md §10: 7 (read back), 10; §9: 26.
 func TestTamperingIsNoticed(t *testing.T) {
 	for what, args := range map[string][]string{
 		"table": {"nft", "flush", "ruleset"},
@@ -481,6 +483,23 @@ func TestTamperingIsNoticed(t *testing.T) {
 	} {
 		name := r.Sandbox(t)
 		pid := strings.TrimSpace(r.Podman(t, "inspect", "-f", "{{.State.Pid}}", r.Container(name)).Stdout)
+		// The rejected packet is counted, and reading the table back is no change.
+		if res := r.Run(t, name, "udp", "203.0.113.10:443"); !res.Failed() {
+			t.Errorf("UDP: %v", res)
+		}
+		if out := r.OK(t, "shield", "rules", name, "--counters"); !strings.Contains(out, "are as generated") || !regexp.MustCompile(`egress +[1-9]`).MatchString(out) {
+			t.Errorf("the counters: %s", out)
+		}
+		if st := r.Status(t, name); st.Posture != "up" || !st.Verified || len(st.Warnings) > 0 {
+			t.Errorf("%+v", st)
+		}
+		// The operator makes a process in there that could do it.
+		if o := r.Podman(t, "exec", "-d", "--privileged", r.Container(name), rig.ProbePath, "wait"); o.Code != 0 {
+			t.Fatal(o.Stderr)
+		}
+		rig.Eventually(t, 20*time.Second, "status warns of it", func() bool {
+			return strings.Contains(strings.Join(r.Status(t, name).Warnings, " "), "CAP_NET_ADMIN): probe, pid ")
+		})
 		enter := append([]string{"unshare", "nsenter", "--net=/proc/" + pid + "/ns/net"}, args...)
 		if o := r.Podman(t, enter...); o.Code != 0 {
 			t.Fatalf("%s: %s", what, o.Stderr)
@@ -492,8 +511,14 @@ func TestTamperingIsNoticed(t *testing.T) {
 		if res := r.Run(t, name, "tcp", "203.0.113.10:443"); res.Error() == "" {
 			t.Errorf("%s changed: something can be reached", what)
 		}
-		if !strings.Contains(r.OK(t, "shield", "logs", name), "verify_failed") {
-			t.Errorf("%s changed: the ledger does not tell", what)
+		log := r.OK(t, "shield", "logs", name, "--json")
+		for _, want := range []string{"verify_failed", `"net_admin":"probe, pid `, `"ev":"net_admin"`} {
+			if !strings.Contains(log, want) {
+				t.Errorf("%s changed: the ledger does not tell %s", what, want)
+			}
+		}
+		if o := r.Do(t, "shield", "rules", name, "--counters"); o.Code != 11 || !strings.Contains(o.Stdout, "NOT as generated") {
+			t.Errorf("%s changed: the table is read as: exit %d %s%s", what, o.Code, o.Stdout, o.Stderr)
 		}
 	}
 }

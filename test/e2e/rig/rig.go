@@ -200,6 +200,7 @@ func (r *Rig) Run(t testing.TB, name string, args ...string) Result {
 type Status struct {
 	Posture  string
 	Verified bool
+	Warnings []string
 	Ready    bool
 	Adopted  bool
 	Waiting  bool
