@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"terok/internal/sandbox"
+	"terok/internal/vault/oauth"
 )
 
 // The forges are open to reading; writing is confined to the project's repository by the front
@@ -52,6 +53,8 @@ func github() *Provider {
 		Kinds:        []string{sandbox.PAT, sandbox.OAuth},
 		Auth:         map[string]sandbox.Auth{sandbox.PAT: auth, sandbox.OAuth: auth},
 		KeyURL:       "https://github.com/settings/tokens",
+		Refresh: &oauth.Endpoint{TokenURL: "https://github.com/login/oauth/access_token", DeviceURL: "https://github.com/login/device/code",
+			Scope: "repo read:org", Form: true},
 	}
 }
 
@@ -89,5 +92,7 @@ func gitlab() *Provider {
 		Query:        []string{"private_token", "access_token"},
 		SharedDomain: true,
 		KeyURL:       "https://gitlab.com/-/user_settings/personal_access_tokens",
+		Refresh: &oauth.Endpoint{TokenURL: "https://gitlab.com/oauth/token", DeviceURL: "https://gitlab.com/oauth/authorize_device",
+			AuthorizeURL: "https://gitlab.com/oauth/authorize", RevokeURL: "https://gitlab.com/oauth/revoke", Scope: "api", Form: true},
 	}
 }

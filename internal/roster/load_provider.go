@@ -15,6 +15,7 @@ import (
 	"terok/internal/config"
 	"terok/internal/sandbox"
 	"terok/internal/vault/endpoint"
+	"terok/internal/vault/oauth"
 	"terok/internal/vault/usage"
 )
 
@@ -102,7 +103,9 @@ type refreshFile struct {
 	Scope        string `yaml:"scope"`
 	Form         bool   `yaml:"form"`
 	DeviceURL    string `yaml:"device_url"`
+	AuthorizeURL string `yaml:"authorize_url"`
 	RevokeURL    string `yaml:"revoke_url"`
+	Issuer       string `yaml:"issuer"`
 	CAFile       string `yaml:"ca_file"`
 	AllowPrivate bool   `yaml:"allow_private"`
 }
@@ -152,10 +155,10 @@ func (f *providerFile) Validate() []config.FieldError {
 		bad.add("auth", "at least one kind of credential is needed: api_key, oauth or pat")
 	}
 	if r := f.OAuthRefresh; r != nil {
-		if r.TokenURL == "" || r.ClientID == "" {
-			bad.add("oauth_refresh", "needs token_url and client_id")
+		if r.TokenURL == "" {
+			bad.add("oauth_refresh", "needs token_url")
 		}
-		for key, u := range map[string]string{"token_url": r.TokenURL, "device_url": r.DeviceURL, "revoke_url": r.RevokeURL} {
+		for key, u := range map[string]string{"token_url": r.TokenURL, "device_url": r.DeviceURL, "authorize_url": r.AuthorizeURL, "revoke_url": r.RevokeURL} {
 			bad.url("oauth_refresh."+key, u)
 		}
 	}
@@ -397,7 +400,7 @@ func (f *providerFile) provider(name, path string, base *Provider) *Provider {
 		}
 	}
 	if f.OAuthRefresh != nil {
-		r := sandbox.RefreshEndpoint(*f.OAuthRefresh)
+		r := oauth.Endpoint(*f.OAuthRefresh)
 		r.CAFile = beside(path, r.CAFile)
 		p.Refresh = &r
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"terok/internal/sandbox"
+	"terok/internal/vault/oauth"
 	"terok/internal/vault/usage"
 )
 
@@ -18,8 +19,10 @@ type Provider struct {
 	Serves map[string]string       // protocol → path that it stands below
 	KeyURL string                  // where a person gets a key
 
-	// Refresh is where an OAuth credential is refreshed, nil when there is none.
-	Refresh *sandbox.RefreshEndpoint
+	// Refresh is where an OAuth credential is had and refreshed, nil when there is none. Without a
+	// client id it only tells where; client ids of the built-in ones are those of the vendors' own
+	// programs, whose sign-ins they refresh.
+	Refresh *oauth.Endpoint
 
 	AltHeaders []string // further headers in which clients send the phantom
 	Query      []string // query parameters in which clients send the phantom

@@ -1,6 +1,9 @@
 package roster
 
-import "terok/internal/sandbox"
+import (
+	"terok/internal/sandbox"
+	"terok/internal/vault/oauth"
+)
 
 // builtinProviders makes the providers that terok knows by itself. Their policies are the least
 // that the agents need; what mints, rotates or uploads is refused. Hosts of token endpoints are
@@ -73,7 +76,7 @@ func anthropic() *Provider {
 				Probe: sandbox.Probe{Host: "api.anthropic.com", Method: "GET", Path: "/api/oauth/profile"},
 			},
 		},
-		Refresh: &sandbox.RefreshEndpoint{
+		Refresh: &oauth.Endpoint{
 			TokenURL: "https://platform.claude.com/v1/oauth/token",
 			ClientID: "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
 			Scope:    "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload",
@@ -123,7 +126,7 @@ func openai() *Provider {
 				Probe: sandbox.Probe{Host: "chatgpt.com", Method: "GET", Path: "/backend-api/wham/usage"},
 			},
 		},
-		Refresh: &sandbox.RefreshEndpoint{TokenURL: "https://auth.openai.com/oauth/token", ClientID: "app_EMoamEEZ73f0CkXaXp7hrann"},
+		Refresh: &oauth.Endpoint{TokenURL: "https://auth.openai.com/oauth/token", ClientID: "app_EMoamEEZ73f0CkXaXp7hrann"},
 		Serves:  map[string]string{sandbox.OpenAIResponses: "/v1", sandbox.OpenAIChat: "/v1"},
 		KeyURL:  "https://platform.openai.com/api-keys",
 	}

@@ -140,20 +140,6 @@ type Exchange struct {
 	Hosts   []string `json:"hosts"`             // routed hosts where the new phantom is good; "*.example.com" is any below
 }
 
-// RefreshEndpoint is where an OAuth credential of a provider gets its next access token, on the
-// host. Client ids are those of the vendors' own programs.
-type RefreshEndpoint struct {
-	TokenURL  string
-	ClientID  string
-	Scope     string // "": left out
-	Form      bool   // the request is a form, not JSON
-	DeviceURL string // device authorisation (RFC 8628); "": none
-	RevokeURL string // RFC 7009; "": none
-
-	CAFile       string // further roots for these URLs, PEM
-	AllowPrivate bool   // they may resolve into private ranges
-}
-
 // Place returns what a container's programs get of a grant whose phantom is given: variables and
 // files. Kind and public data are those of the grant.
 func (g *Grant) Place(phantom string) (env map[string]string, files []StartFile) {

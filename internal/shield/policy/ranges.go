@@ -129,3 +129,6 @@ func Hosted(name string) bool {
 
 // PrivateAddr tells whether an address is in a private range or on the host's loopback.
 func PrivateAddr(a netip.Addr) bool { return in(a, privateRanges) || in(a, loopbackRanges) }
+
+// FloorAddr tells whether an address is one that no rule and no setting opens.
+func FloorAddr(a netip.Addr) bool { return in(a, floorRanges) }

@@ -168,3 +168,25 @@ func (c *Client) Delete(ctx context.Context, scope, provider, account string) er
 	_, err := c.call(ctx, Request{Op: OpDelete, Scope: scope, Provider: provider, Account: account})
 	return err
 }
+
+// Refresh gets a new access token for an OAuth credential now and describes the credential then.
+// It fails with ErrNoCredential, ErrReauth when the provider says that the sign-in has ended,
+// ErrRefresh when it does not answer, or a *Refusal.
+func (c *Client) Refresh(ctx context.Context, scope, provider, account string) (Credential, error) {
+	resp, err := c.call(ctx, Request{Op: OpRefresh, Scope: scope, Provider: provider, Account: account})
+	if err != nil {
+		return Credential{}, err
+	}
+	if len(resp.Credentials) != 1 {
+		return Credential{}, errors.New("the keyholder described no credential")
+	}
+	return resp.Credentials[0], nil
+}
+
+// Revoke tells the provider that a credential is over, and deletes it once the provider has taken
+// it back. how is used for a credential without a revocation endpoint of its own; with neither,
+// the Refusal's code is CodeNoRevocation and nothing happens.
+func (c *Client) Revoke(ctx context.Context, scope, provider, account string, how *Revocation) error {
+	_, err := c.call(ctx, Request{Op: OpRevoke, Scope: scope, Provider: provider, Account: account, Upstream: how})
+	return err
+}

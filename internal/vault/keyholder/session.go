@@ -18,8 +18,12 @@ import (
 // once, about 5 µs; inotify instances are scarce (charged to the user), so none is used.
 const reconnectEvery = 250 * time.Millisecond
 
-// answerWithin bounds every exchange of a supervisor with the keyholder.
-const answerWithin = 10 * time.Second
+// answerWithin bounds every exchange of a supervisor with the keyholder, but for a secret, which
+// the keyholder may have to get from the provider first.
+const (
+	answerWithin = 10 * time.Second
+	secretWithin = 30 * time.Second
+)
 
 // Register writes the record that lets the calling process, a supervisor's parent, connect for
 // the container of sandboxFile. initPID is the container's init as the OCI state names it.
@@ -106,16 +110,28 @@ type Session struct {
 	conn    *net.UnixConn
 	gen     uint64 // changes with every Attach, invalidation and hang-up
 	id      uint64
-	cache   map[string]Secret
+	cache   map[string]cached
 	waiting map[uint64]chan Response
 	readers sync.WaitGroup
 	closed  bool
 }
 
+// cached is a secret and until when it may be used without asking again: the keyholder may have a
+// newer token by then. Both clocks count, since the monotonic one stands still in suspend and the
+// other may be set.
+type cached struct {
+	Secret
+	until time.Time // zero: until told
+}
+
+func (c *cached) fresh(now time.Time) bool {
+	return c.until.IsZero() || now.Before(c.until) && now.Round(0).Before(c.until.Round(0))
+}
+
 // NewSession starts a session on a connection made by Connect, possibly in another process and
 // used by an earlier worker. The session owns conn.
 func NewSession(conn *net.UnixConn) *Session {
-	s := &Session{cache: map[string]Secret{}, waiting: map[uint64]chan Response{},
+	s := &Session{cache: map[string]cached{}, waiting: map[uint64]chan Response{},
 		// Answers to a dead worker's questions may still arrive on an inherited connection.
 		id: uint64(time.Now().UnixNano())}
 	s.Attach(conn)
@@ -186,22 +202,39 @@ func (s *Session) read(conn *net.UnixConn) {
 }
 
 // Credential returns the secret that this task may use for provider. It fails with ErrLocked,
-// ErrNoCredential, ErrNotGranted, or the context's error. A cached answer costs no exchange.
+// ErrNoCredential, ErrNotGranted, ErrReauth, ErrRefresh, or the context's error. A cached answer
+// costs no exchange.
 func (s *Session) Credential(ctx context.Context, provider string) (Secret, error) {
 	s.mu.Lock()
-	if secret, ok := s.cache[provider]; ok {
+	if c, ok := s.cache[provider]; ok && c.fresh(time.Now()) {
 		s.mu.Unlock()
-		return secret, nil
+		return c.Secret, nil
 	}
 	s.mu.Unlock()
-	resp, gen, err := s.ask(ctx, Request{Op: OpCredential, Provider: provider})
+	return s.secret(ctx, Request{Op: OpCredential, Provider: provider})
+}
+
+// Renew is asked when the provider has refused a secret that Credential returned. It returns what
+// takes its place, after a refresh where there can be one, or the same secret again: then the
+// refusal has another reason than the token's age. It fails as Credential does.
+func (s *Session) Renew(ctx context.Context, provider string, refused Secret) (Secret, error) {
+	return s.secret(ctx, Request{Op: OpCredential, Provider: provider, Refused: refused.Digest()})
+}
+
+// secret asks for a secret and caches it as long as the keyholder lets it.
+func (s *Session) secret(ctx context.Context, req Request) (Secret, error) {
+	resp, gen, err := s.ask(ctx, req)
 	if err != nil {
 		return Secret{}, err
 	}
 	secret := Secret{Kind: resp.Kind, Value: resp.Secret, Public: resp.Public, ExpiresAt: resp.ExpiresAt}
+	until := time.Time{}
+	if resp.FreshMS > 0 {
+		until = time.Now().Add(time.Duration(resp.FreshMS) * time.Millisecond)
+	}
 	s.mu.Lock()
 	if s.gen == gen { // not invalidated while it was on its way
-		s.cache[provider] = secret
+		s.cache[req.Provider] = cached{secret, until}
 	}
 	s.mu.Unlock()
 	return secret, nil
@@ -228,7 +261,11 @@ func (s *Session) ask(ctx context.Context, req Request) (resp Response, gen uint
 	if err != nil {
 		return Response{}, 0, fmt.Errorf("%w: %v", ErrLocked, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	within := answerWithin
+	if req.Op == OpCredential {
+		within = secretWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	select {
 	case resp, ok := <-answer:

@@ -26,11 +26,15 @@ package keyholder
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"time"
+
+	"terok/internal/vault/oauth"
 )
 
 // MaxMessage bounds a message in bytes; longer ones are refused, not cut.
@@ -43,6 +47,8 @@ var (
 	ErrNotGranted   = errors.New("this task has no grant for this provider")
 	ErrRefused      = errors.New("the keyholder refused the connection")
 	ErrWrong        = errors.New("wrong passphrase")
+	ErrReauth       = errors.New("the sign-in has ended")
+	ErrRefresh      = errors.New("the token has ended and cannot be refreshed now")
 )
 
 // Secret is a credential as the front needs it. Value, Also and Public are shared by all who got
@@ -58,6 +64,22 @@ type Secret struct {
 	ExpiresAt time.Time         // zero: never, or unknown
 }
 
+// Digest names a token without telling it.
+func (s Secret) Digest() string {
+	sum := sha256.Sum256(s.Value)
+	return hex.EncodeToString(sum[:])
+}
+
+// Revocation is a request with which a token takes itself back.
+type Revocation struct {
+	Method       string `json:"method"`
+	URL          string `json:"url"` // https
+	Header       string `json:"header"`
+	Prefix       string `json:"prefix,omitempty"`
+	CAFile       string `json:"ca_file,omitempty"`
+	AllowPrivate bool   `json:"allow_private,omitempty"`
+}
+
 // Credential describes a stored credential without its secrets. Times are UTC; zero means unknown
 // or never.
 type Credential struct {
@@ -70,6 +92,9 @@ type Credential struct {
 	Public     map[string]string `json:"public,omitempty"` // login, plan, scopes, host, account_id, …
 	Hint       string            `json:"hint"`             // last four characters
 	ExpiresAt  time.Time         `json:"expires_at,omitzero"`
+	RefreshAt  time.Time         `json:"refresh_at,omitzero"` // when a new token is due; zero: never by itself
+	Refreshing bool              `json:"refreshing,omitempty"`
+	Endpoint   *oauth.Endpoint   `json:"endpoint,omitempty"` // where the refresh token goes
 	CreatedAt  time.Time         `json:"created_at"`
 	UpdatedAt  time.Time         `json:"updated_at"`
 	VerifiedAt time.Time         `json:"verified_at,omitzero"`
@@ -107,6 +132,8 @@ const (
 	OpDelete     = "delete"
 	OpAttach     = "attach"     // supervisor: bind this connection to a sandbox file
 	OpCredential = "credential" // supervisor: the secret of one grant
+	OpRefresh    = "refresh"    // get a new access token now
+	OpRevoke     = "revoke"     // delete, and tell the provider
 )
 
 // Request is one message to the keyholder.
@@ -133,6 +160,13 @@ type Request struct {
 
 	Sandbox string      `json:"sandbox,omitempty"` // absolute path of the sandbox file
 	SSH     *SSHRequest `json:"ssh,omitempty"`     // OpSSH
+
+	// Refused is the digest (Secret.Digest) of a token that the provider has just refused:
+	// OpCredential then looks for a newer one.
+	Refused string `json:"refused,omitempty"`
+	// Upstream tells OpRevoke how a token takes itself back; nil for RFC 7009 at the credential's
+	// own endpoint.
+	Upstream *Revocation `json:"upstream,omitempty"`
 }
 
 // Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
@@ -147,6 +181,7 @@ type Response struct {
 	Secret      []byte            `json:"secret,omitempty"`
 	Public      map[string]string `json:"public,omitempty"`
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
+	FreshMS     int64             `json:"fresh_ms,omitempty"` // the secret may be used so long without asking; 0: until told
 	Status      *Status           `json:"status,omitempty"`
 	Credentials []Credential      `json:"credentials,omitempty"`
 	More        bool              `json:"more,omitempty"` // OpList: ask again, after those that came
@@ -166,6 +201,9 @@ const (
 	CodeAttempts     = "too_many_attempts" // exit 1: wait
 	CodeNoCredential = "credential_missing"
 	CodeNotGranted   = "not_granted"
+	CodeReauth       = "reauth_required"     // a person must sign in again
+	CodeRefresh      = "refresh_unavailable" // the token has ended, and no new one can be had now
+	CodeNoRevocation = "no_revocation"       // the provider has no way that terok knows
 	CodeRefused      = "refused"
 	CodeBadRequest   = "bad_request"
 	CodeFailed       = "failed"
@@ -192,6 +230,10 @@ func (r *Refusal) Is(target error) bool {
 		return target == ErrNotGranted
 	case CodeWrong:
 		return target == ErrWrong
+	case CodeReauth:
+		return target == ErrReauth
+	case CodeRefresh:
+		return target == ErrRefresh
 	case CodeRefused:
 		return target == ErrRefused
 	}

@@ -21,7 +21,7 @@ func TestBackupAndRestore(t *testing.T) {
 	tpm, tpmSecret := machine(SlotSystemdCreds)
 	mustAdd(t, v, NewSlot{Kind: SlotRecovery, Secret: code})
 	mustAdd(t, v, tpm)
-	if _, err := v.Put(oauth(), noon); err != nil {
+	if _, err := v.Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "backup")
@@ -82,7 +82,7 @@ func TestBackupAndRestore(t *testing.T) {
 func TestMerge(t *testing.T) {
 	from, dir := newVault(t), newVault(t)
 	v := open(t, from)
-	theirs := oauth()
+	theirs := oauthCred()
 	for _, c := range []Credential{theirs, key("shared", "github", []byte(secret+"-theirs"))} {
 		if _, err := v.Put(c, noon); err != nil {
 			t.Fatal(err)
@@ -203,7 +203,7 @@ func TestVerify(t *testing.T) {
 			dir := newVault(t)
 			v := open(t, dir)
 			for range 2 {
-				if _, err := v.Put(oauth(), noon); err != nil {
+				if _, err := v.Put(oauthCred(), noon); err != nil {
 					t.Fatal(err)
 				}
 			}

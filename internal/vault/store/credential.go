@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"terok/internal/problem"
+	"terok/internal/vault/oauth"
 )
 
 // Bounds of a secret in bytes. A shorter one would be found in ordinary text when responses are
@@ -52,14 +53,19 @@ type Key struct {
 // Credential is one stored credential. Scope, provider and account name it. Times are UTC, whole
 // seconds; zero means unknown or never.
 type Credential struct {
-	Scope     string            `json:"scope"`
-	Provider  string            `json:"provider"`
-	Account   string            `json:"account"`
-	Kind      string            `json:"kind"`
-	Secret    []byte            `json:"secret,omitempty"`   // what goes on the wire now: visible ASCII
-	Refresh   []byte            `json:"refresh,omitempty"`  // OAuth refresh token; never leaves the keyholder
-	IDToken   []byte            `json:"id_token,omitempty"` // OpenID token; never leaves the keyholder
-	ExpiresAt time.Time         `json:"expires_at,omitzero"`
+	Scope     string    `json:"scope"`
+	Provider  string    `json:"provider"`
+	Account   string    `json:"account"`
+	Kind      string    `json:"kind"`
+	Secret    []byte    `json:"secret,omitempty"`   // what goes on the wire now: visible ASCII
+	Refresh   []byte    `json:"refresh,omitempty"`  // OAuth refresh token; never leaves the keyholder
+	IDToken   []byte    `json:"id_token,omitempty"` // OpenID token; never leaves the keyholder
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// RefreshAt is when a new token is due, before this one ends; zero when Refresh is empty or the
+	// end is unknown.
+	RefreshAt time.Time `json:"refresh_at,omitzero"`
+	// Endpoint is where Refresh was given and where alone it goes; nil when it cannot be used.
+	Endpoint  *oauth.Endpoint   `json:"endpoint,omitempty"`
 	State     string            `json:"state"`
 	LastError string            `json:"last_error,omitempty"` // one line, without secrets
 	Public    map[string]string `json:"public,omitempty"`     // login, plan, scopes, host, account_id, …: no secrets
@@ -95,6 +101,10 @@ func (c Credential) clone() Credential {
 		*s = bytes.Clone(*s)
 	}
 	c.Public = maps.Clone(c.Public)
+	if c.Endpoint != nil {
+		ep := *c.Endpoint
+		c.Endpoint = &ep
+	}
 	return c
 }
 

@@ -17,7 +17,7 @@ import (
 
 var noon = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 
-func oauth() Credential {
+func oauthCred() Credential {
 	return Credential{Scope: "shared", Provider: "openai", Account: "work", Kind: KindOAuth, Secret: []byte("access-" + secret),
 		Refresh: []byte("refresh-" + secret), IDToken: []byte("id-" + secret), ExpiresAt: noon.Add(time.Hour), State: StateOK,
 		Public: map[string]string{"plan": "plus", "account_id": "acc-1"}, VerifiedAt: noon}
@@ -38,7 +38,7 @@ func TestDocumentHoldsEverything(t *testing.T) {
 		}
 	}
 	must(v.Update(noon, func(tx *Tx) error {
-		_, err := tx.Put(oauth())
+		_, err := tx.Put(oauthCred())
 		return errors.Join(err,
 			tx.Bind(Binding{Project: "p", Provider: "openai", Scope: "shared", Account: "work"}),
 			tx.SetJournal(Journal{Key: k, StartedAt: noon, Phase: PhaseIntent, OldDigest: "ab", Attempts: 1}),
@@ -48,7 +48,7 @@ func TestDocumentHoldsEverything(t *testing.T) {
 	v = open(t, dir)
 	must(v.View(func(tx *Tx) error {
 		c, ok := tx.Get(k)
-		want := oauth()
+		want := oauthCred()
 		want.Hint, want.CreatedAt, want.UpdatedAt, want.Revision = "6789", noon, noon, 2
 		if !ok || !reflect.DeepEqual(c, want) {
 			t.Errorf("got  %+v\nwant %+v", c, want)
@@ -108,7 +108,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	v := open(t, dir)
 	before, _ := os.ReadFile(vaultFile(dir))
 	err := v.Update(noon, func(tx *Tx) error {
-		if _, err := tx.Put(oauth()); err != nil {
+		if _, err := tx.Put(oauthCred()); err != nil {
 			return err
 		}
 		return tx.Bind(Binding{Project: "p", Provider: "none", Scope: "shared"})
@@ -166,7 +166,7 @@ func TestResolve(t *testing.T) {
 
 func TestNoSecretInPublicFacts(t *testing.T) {
 	v := open(t, newVault(t))
-	c := oauth()
+	c := oauthCred()
 	c.Public["login"] = "x" + string(c.Refresh)
 	_, err := v.Put(c, noon)
 	if p := problem.Of(err); err == nil || p.Exit != problem.Usage || strings.Contains(p.Message, secret) {
@@ -209,7 +209,7 @@ func TestMigration(t *testing.T) {
 		t.Errorf("no copy of the file before: %v", err)
 	}
 	v := open(t, dir)
-	if _, err := v.Put(oauth(), noon); err != nil {
+	if _, err := v.Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(copied); err != nil {

@@ -107,7 +107,7 @@ func (t *Tx) Put(c Credential) (replaced bool, err error) {
 	c = c.clone()
 	c.Hint = string(c.Secret[len(c.Secret)-4:])
 	c.CreatedAt, c.UpdatedAt, c.Revision = stamp(t.now), stamp(t.now), t.doc.Generation
-	c.ExpiresAt, c.VerifiedAt = stamp(c.ExpiresAt), stamp(c.VerifiedAt)
+	c.ExpiresAt, c.RefreshAt, c.VerifiedAt = stamp(c.ExpiresAt), stamp(c.RefreshAt), stamp(c.VerifiedAt)
 	if i := t.doc.find(c.Key()); i >= 0 {
 		c.CreatedAt = t.doc.Credentials[i].CreatedAt
 		t.doc.Credentials[i].wipe()

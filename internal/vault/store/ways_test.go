@@ -45,7 +45,7 @@ func opensWith(dir string, secret []byte) error {
 func TestEveryWayIn(t *testing.T) {
 	dir := newVault(t)
 	v := open(t, dir)
-	if _, err := v.Put(oauth(), noon); err != nil {
+	if _, err := v.Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	code := recovery.New()
@@ -222,7 +222,7 @@ func TestRolledBackSlots(t *testing.T) {
 func TestRotateKey(t *testing.T) {
 	dir := newVault(t)
 	v := open(t, dir)
-	if _, err := v.Put(oauth(), noon); err != nil {
+	if _, err := v.Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	code := recovery.New()
@@ -275,11 +275,11 @@ func TestRotateKeyThatCannotFinish(t *testing.T) {
 	if _, err := v.RotateKey([][]byte{[]byte(pass)}, noon); err == nil {
 		t.Fatal("finished")
 	}
-	if _, err := v.Put(oauth(), noon); err == nil {
+	if _, err := v.Put(oauthCred(), noon); err == nil {
 		t.Fatal("a write went past an unfinished rotation")
 	}
 	os.RemoveAll(slotsFile(dir) + ".1")
-	if _, err := v.Put(oauth(), noon); err != nil {
+	if _, err := v.Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	if l, err := open(t, dir).List(); err != nil || len(l) != 1 {
@@ -339,7 +339,7 @@ func TestKilledWhileChanging(t *testing.T) {
 	if err := initialise(dir, passphrase(string(changed(0))), 1, noon); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open2(t, dir, changed(0)).Put(oauth(), noon); err != nil {
+	if _, err := open2(t, dir, changed(0)).Put(oauthCred(), noon); err != nil {
 		t.Fatal(err)
 	}
 	n := 0

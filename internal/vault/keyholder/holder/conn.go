@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type conn struct {
 	peer   *peer.Peer
 	bound  *binding // set under holder.mu
 	write  sync.Mutex
+
+	waiting atomic.Int32 // answers that wait for a provider
 }
 
 // binding is what a supervisor's connection may fetch.
@@ -63,6 +66,9 @@ func (c *conn) serve() {
 		if err != nil {
 			c.reply(keyholder.Response{ID: req.ID, Code: keyholder.CodeBadRequest, Message: err.Error()})
 			return
+		}
+		if c.holder.token(c, &req) {
+			continue
 		}
 		resp, end := c.holder.handle(c, &req)
 		req.Wipe()

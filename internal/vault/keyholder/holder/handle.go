@@ -15,14 +15,14 @@ import (
 func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Response, end bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.ending {
+		return locked(), false
+	}
 	if c.bound != nil {
 		if req.Op == keyholder.OpSSH {
 			return h.ssh(c, req.SSH), false
 		}
-		if req.Op != keyholder.OpCredential {
-			return refused("a supervisor may fetch its task's credentials only"), false
-		}
-		return h.credential(c, req), false
+		return refused("a supervisor may fetch its task's credentials only"), false
 	}
 	if req.Op == keyholder.OpAttach {
 		return h.attach(c, req), false
@@ -35,10 +35,7 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 	case keyholder.OpUnlock:
 		return h.unlock(req), false
 	case keyholder.OpLock:
-		if h.vault != nil {
-			h.vault.Close()
-			h.vault = nil
-		}
+		h.ending = true // everybody is told locked from here on; end forgets
 		return keyholder.Response{}, true
 	case keyholder.OpStatus:
 		return keyholder.Response{Status: h.status()}, false
@@ -56,12 +53,12 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		if err != nil {
 			return refusalOf(err), false
 		}
-		return listed(list, req.After), false
+		return h.listed(list, req.After), false
 	case keyholder.OpPut:
 		if req.Credential == nil {
 			return keyholder.Response{Code: keyholder.CodeBadRequest, Message: "no credential came"}, false
 		}
-		replaced, err := h.vault.Put(stored(req), h.cfg.Now())
+		replaced, err := h.put(stored(req))
 		if err != nil {
 			return refusalOf(err), false
 		}
@@ -113,6 +110,7 @@ func (h *Holder) unlock(req *keyholder.Request) keyholder.Response {
 		h.vault.Close() // the new one was read just now
 	}
 	h.vault = v
+	h.resume()
 	h.changed()
 	return keyholder.Response{Status: h.status()}
 }
@@ -127,36 +125,6 @@ func (h *Holder) attach(c *conn, req *keyholder.Request) keyholder.Response {
 	}
 	c.bound = b
 	return keyholder.Response{}
-}
-
-func (h *Holder) credential(c *conn, req *keyholder.Request) keyholder.Response {
-	if !c.bound.init.Alive() {
-		return refused("the container has ended")
-	}
-	if h.vault == nil {
-		return locked()
-	}
-	var grant *sandbox.Grant
-	if v := c.bound.file.Vault; v != nil {
-		for i := range v.Grants {
-			if v.Grants[i].Provider == req.Provider {
-				grant = &v.Grants[i]
-			}
-		}
-	}
-	if grant == nil {
-		return keyholder.Response{Code: keyholder.CodeNotGranted, Message: keyholder.ErrNotGranted.Error()}
-	}
-	cred, ok, err := h.granted(c.bound.file.Project, grant)
-	if err != nil {
-		return refusalOf(err)
-	}
-	if !ok {
-		return keyholder.Response{Code: keyholder.CodeNoCredential, Message: keyholder.ErrNoCredential.Error()}
-	}
-	clear(cred.Refresh)
-	clear(cred.IDToken)
-	return keyholder.Response{Kind: cred.Kind, Secret: cred.Secret, Public: cred.Public, ExpiresAt: cred.ExpiresAt}
 }
 
 // granted finds the credential behind a grant: a project's own comes before the shared one; a
@@ -177,21 +145,30 @@ func (h *Holder) granted(project string, grant *sandbox.Grant) (cred store.Crede
 func stored(req *keyholder.Request) store.Credential {
 	c := req.Credential
 	return store.Credential{Scope: c.Scope, Provider: c.Provider, Account: c.Account, Kind: c.Kind, State: c.State, LastError: c.LastError,
-		Public: c.Public, ExpiresAt: c.ExpiresAt, VerifiedAt: c.VerifiedAt, Secret: req.Secret, Refresh: req.Refresh, IDToken: req.IDToken}
+		Public: c.Public, ExpiresAt: c.ExpiresAt, RefreshAt: c.RefreshAt, Endpoint: c.Endpoint, VerifiedAt: c.VerifiedAt,
+		Secret: req.Secret, Refresh: req.Refresh, IDToken: req.IDToken}
 }
 
-// described is a credential as operators may see it.
-func described(c store.Credential) keyholder.Credential {
-	return keyholder.Credential{Scope: c.Scope, Provider: c.Provider, Account: c.Account, Kind: c.Kind, State: c.State, LastError: c.LastError,
-		Public: c.Public, Hint: c.Hint, ExpiresAt: c.ExpiresAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, VerifiedAt: c.VerifiedAt, Revision: c.Revision}
+// described is a credential as operators may see it. The caller holds mu.
+func (h *Holder) described(c store.Credential) keyholder.Credential {
+	d := keyholder.Credential{Scope: c.Scope, Provider: c.Provider, Account: c.Account, Kind: c.Kind, State: c.State, LastError: c.LastError,
+		Public: c.Public, Hint: c.Hint, ExpiresAt: c.ExpiresAt, RefreshAt: c.RefreshAt, Endpoint: c.Endpoint,
+		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, VerifiedAt: c.VerifiedAt, Revision: c.Revision}
+	if p := h.paces[c.Key()]; p != nil {
+		d.Refreshing = p.flight != nil
+		if d.LastError == "" {
+			d.LastError = p.trouble
+		}
+	}
+	return d
 }
 
 // listed puts as many credentials into one message as fit, beginning after so many.
-func listed(list []store.Credential, after int) keyholder.Response {
+func (h *Holder) listed(list []store.Credential, after int) keyholder.Response {
 	var resp keyholder.Response
 	size := 0
 	for i := min(max(after, 0), len(list)); i < len(list); i++ {
-		c := described(list[i])
+		c := h.described(list[i])
 		b, err := json.Marshal(c)
 		if err != nil {
 			return refusalOf(err)

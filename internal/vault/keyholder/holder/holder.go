@@ -34,6 +34,7 @@ import (
 	"terok/internal/problem"
 	"terok/internal/state"
 	"terok/internal/vault/keyholder"
+	"terok/internal/vault/oauth"
 	"terok/internal/vault/store"
 	"terok/internal/version"
 )
@@ -48,8 +49,9 @@ type Config struct {
 	Watch time.Duration    // how often socket and panic lock are looked at; 0 is 500 ms
 	Now   func() time.Time // nil: time.Now
 
-	Program string // absolute path of the running program; "": it is never replaced
-	Key     []byte // of the vault, from the keyholder before this one; cleared
+	Program string                                       // absolute path of the running program; "": it is never replaced
+	Key     []byte                                       // of the vault, from the keyholder before this one; cleared
+	reserve func(dir string) (release func(), err error) // nil: reserve
 }
 
 // maxConns bounds connections; a user has fewer tasks than that.
@@ -68,6 +70,13 @@ type Holder struct {
 	attempts attempts
 	since    time.Time
 	next     *successor // the program that takes over, when this one was replaced on disk
+	paces    map[store.Key]*pace
+
+	client  oauth.Client
+	flights sync.WaitGroup  // refreshes on their way
+	waiting sync.WaitGroup  // answers that wait for one
+	flying  context.Context // ends with them
+	land    context.CancelFunc
 }
 
 // Run serves until the keyholder has a reason to end. ready is called once it listens.
@@ -99,7 +108,13 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h := &Holder{cfg: cfg, stop: cancel, conns: map[*conn]struct{}{}, lastBusy: cfg.Now(), since: cfg.Now()}
+	if cfg.reserve == nil {
+		cfg.reserve = reserve
+	}
+	h := &Holder{cfg: cfg, stop: cancel, conns: map[*conn]struct{}{}, lastBusy: cfg.Now(), since: cfg.Now(),
+		paces: map[store.Key]*pace{}, client: oauth.Client{Now: cfg.Now}}
+	h.flying, h.land = context.WithCancel(context.Background())
+	defer h.land()
 	if err := h.inherit(); err != nil {
 		l.Close()
 		return err
@@ -113,6 +128,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	h.end()
 	l.Close() // removes the socket
 	serving.Wait()
+	h.waiting.Wait()
 	if h.next != nil {
 		return h.next
 	}
@@ -195,11 +211,32 @@ func (h *Holder) idle() bool {
 	return now.Sub(h.lastBusy) >= h.cfg.Idle
 }
 
-// end forgets everything and closes every connection.
+// finishWithin is how long the end waits for tokens that are on their way: one that rotates is
+// lost when its answer finds nobody.
+const finishWithin = 5 * time.Second
+
+// end forgets everything and closes every connection, those of supervisors at once.
 func (h *Holder) end() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.ending = true
+	for c := range h.conns {
+		if c.bound != nil {
+			c.Close()
+		}
+	}
+	h.mu.Unlock()
+	if !panicked(h.cfg.Roots) {
+		landed := make(chan struct{})
+		go func() { h.flights.Wait(); close(landed) }()
+		select {
+		case <-landed:
+		case <-time.After(finishWithin):
+		}
+	}
+	h.land()
+	h.flights.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.vault != nil {
 		h.vault.Close()
 		h.vault = nil

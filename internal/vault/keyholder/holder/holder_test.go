@@ -46,7 +46,26 @@ func TestMain(m *testing.M) {
 		fmt.Printf("status: %v\nattach: %v\n", serr, aerr)
 		os.Exit(0)
 	}
+	if dir := os.Getenv(asFull); dir != "" {
+		fillDisk(dir)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
+}
+
+// inNamespace runs the test binary where it may mount, and returns what it printed.
+func inNamespace(t *testing.T, env string) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), env)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
 }
 
 // rig is one user's tree with a vault.

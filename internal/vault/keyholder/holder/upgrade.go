@@ -121,6 +121,9 @@ func (h *Holder) inherit() error {
 	if err != nil {
 		return err
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.vault = v
+	h.resume()
 	return nil
 }
