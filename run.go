@@ -232,6 +232,9 @@ func (a *App) start(ctx context.Context, s starting) error {
 	if len(grants) > 0 {
 		spec.Vault = &sandbox.Vault{Grants: grants}
 	}
+	if spec.SSH, err = a.addSSH(ctx, s.project, &spec.Start); err != nil {
+		return err
+	}
 	for _, m := range s.project.Run.Mounts {
 		mount, err := parseMount(m)
 		if err != nil {

@@ -129,6 +129,7 @@ var commands = []func(*env) *cobra.Command{
 	newAgentsCmd,
 	newVaultCmd,
 	newAuthCmd,
+	newSSHCmd,
 	newAuditCmd,
 	newCompletionCmd,
 }

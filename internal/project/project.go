@@ -48,6 +48,11 @@ type Config struct {
 	Image struct {
 		BaseImage string `yaml:"base_image"`
 	} `yaml:"image"`
+	SSH struct {
+		InContainer        bool `yaml:"in_container"`         // tasks get an SSH agent with the project's keys
+		RequireSessionBind bool `yaml:"require_session_bind"` // false: sign also for clients that do not name their server
+		UsePersonal        bool `yaml:"use_personal"`         // the gate reaches an ssh upstream with your own agent and keys
+	} `yaml:"ssh"`
 	Credentials struct {
 		Scope string `yaml:"scope"` // shared or project
 	} `yaml:"credentials"`
@@ -59,6 +64,7 @@ func defaults(g config.Global) Config {
 	var c Config
 	c.Run.Run = g.Run
 	c.Clearance = g.Clearance
+	c.SSH.RequireSessionBind = true
 	c.Image.BaseImage = g.Image.Base
 	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship
 	return c

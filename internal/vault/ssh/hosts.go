@@ -3,7 +3,9 @@ package ssh
 import (
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,6 +38,15 @@ func BuiltinPins(s Server) []HostPin {
 		return nil
 	}
 	return []HostPin{{Server: s, Type: TypeOf(key), Key: key, Source: "builtin"}}
+}
+
+// Forges are the servers that BuiltinPins knows, by name.
+func Forges() []Server {
+	var list []Server
+	for _, host := range slices.Sorted(maps.Keys(forges)) {
+		list = append(list, Server{host, 22})
+	}
+	return list
 }
 
 // KnownHosts writes pins as a known_hosts file (sshd(8)).
