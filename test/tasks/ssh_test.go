@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"terok/internal/sandbox"
 )
 
 // sshd is a real OpenSSH server of this user, on a port of the loopback.
@@ -165,7 +167,7 @@ say files grep -rl "PRIVATE KEY" /run/terok /home/dev /workspace --include=*
 		t.Errorf("the push did not arrive: %q", got)
 	}
 	task := tr.tasks()[0]
-	ledger, err := os.ReadFile(filepath.Join(tr.data(), "projects/shop/tasks", task.ID, "audit.jsonl"))
+	ledger, err := os.ReadFile(sandbox.LedgerPath(filepath.Join(tr.data(), "projects/shop/tasks", task.ID)))
 	if err != nil {
 		t.Fatal(err)
 	}
