@@ -3,6 +3,7 @@
 #   make build    bin/terok, static
 #   make test     unit tests, end-to-end tests in real rootless podman (scripts/rootless), attack
 #                 tests in an internet of their own (scripts/world; needs root)
+#   make test-agents  every agent, the real programs; AGENT=codex for one
 #   make demo     see all of it
 #   make man      bin/man/*.1 and bin/completion/*, from the command table
 #   make lint     gofmt, go vet, staticcheck
@@ -21,6 +22,7 @@ PKG      ?= ./...
 MUTANTS  ?=
 BENCH    ?= .
 TESTARGS ?=
+AGENT    ?=
 # Packages that run in the world only; outside of it they fail.
 world     := terok/test/world/inside terok/test/attack terok/test/e2e/egress
 elsewhere  = $(filter-out $(world),$(shell go list ./test/...))
@@ -63,7 +65,7 @@ demo: build
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w $$unformatted" >&2; exit 1; fi
-	go vet ./...
+	go vet ./... && go vet -tags agents ./test/tasks
 	go tool staticcheck ./...
 
 # One target after the other, FUZZJOBS at a time; a failure is printed whole and stops no other.
@@ -81,10 +83,11 @@ mutants: build
 	scripts/rootless base
 	go run ./test/mutants $(MUTANTS)
 
-# The real agents against the scripted provider; needs the npm registry.
+# Every agent that terok installs, the real ones, against the scripted provider; needs the npm
+# registry and about 2.5 GB. AGENT=codex for one of them.
 test-agents: build
 	scripts/rootless base
-	scripts/rootless run -- go test -count=1 -timeout 30m -run Agent $(elsewhere)
+	scripts/rootless run -- go test -tags agents -count=1 -timeout 40m -v -run '^TestAgents/^$(AGENT)' $(TESTARGS) ./test/tasks
 
 leftovers:
 	scripts/rootless run -- scripts/leftovers

@@ -37,14 +37,19 @@ type TaskEnd struct {
 	Hosts     []string `json:"hosts"`   // that bytes went to
 	Refused   []string `json:"refused"` // hosts that were refused
 	AgentSays *string  `json:"result"`
+	GaveUp    bool     `json:"gave_up"` // the agent itself reported that it failed; some end with 0 all the same
 
 	Traffic []audit.NameTraffic `json:"traffic"` // most bytes first, at most 20 names
 }
 
+// Failed reports whether the agent did not do its work: by its exit code, or by its own words where
+// it ends with 0 whatever happened.
+func (e *TaskEnd) Failed() bool { return e.ExitCode != 0 || e.GaveUp }
+
 // Line is the usage line at the end of a headless run.
 func (e *TaskEnd) Line() string {
 	parts := []string{"done in " + text.Duration(time.Duration(e.Seconds*float64(time.Second)))}
-	if e.ExitCode != 0 {
+	if e.Failed() {
 		parts[0] = fmt.Sprintf("failed (exit code %d) after %s", e.ExitCode, text.Duration(time.Duration(e.Seconds*float64(time.Second))))
 	}
 	parts = append(parts, fmt.Sprintf("%s, +%d −%d", count(e.Commits, "commit"), e.Added, e.Removed))
@@ -147,7 +152,7 @@ func (a *App) FinishTask(ctx context.Context, t *task.Task, sum *transcript.Summ
 	end := &TaskEnd{Project: t.Project, ID: t.ID, ExitCode: code, Seconds: now.Sub(t.Launch.StartedAt).Seconds(), Hosts: []string{}, Refused: []string{}}
 	if sum != nil {
 		end.Tokens, end.Usage = sum.InputTokens+sum.OutputTokens, sum.Usage()
-		end.AgentSays = opt(text.Prose(sum.Result, 2000))
+		end.AgentSays, end.GaveUp = opt(text.Prose(sum.Result, 2000)), sum.Complete && sum.IsError
 		if sum.CostUSD > 0 {
 			end.CostUSD = &sum.CostUSD
 		}

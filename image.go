@@ -11,6 +11,7 @@ import (
 	"terok/internal/config"
 	"terok/internal/image"
 	"terok/internal/podman"
+	"terok/internal/roster"
 )
 
 // ImageOptions say how images and bundles are made.
@@ -109,8 +110,12 @@ func (a *App) ImagePrepare(ctx context.Context, o ImageOptions, agents ...string
 		return err
 	})
 	g.Go(func() error {
+		set, err := roster.Load(a.Roots)
+		if err != nil {
+			return err
+		}
 		for _, name := range agents {
-			if _, _, err := a.installAgent(gctx, b, name, "", o); err != nil {
+			if _, err := installAgent(gctx, set, b, name, "", o); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 // RunRequest says what to run where.
 type RunRequest struct {
 	Agent      string // roster name; "" is the project's default, else claude
+	Provider   string // roster name; "" is the project's default if the agent can use it, else what a credential is stored for
 	Project    string // "" is found, or made, from Dir
 	Dir        string // inside the repository to work on
 	Prompt     string
@@ -53,6 +55,11 @@ func checked(set *roster.Roster, name string, req RunRequest) (*roster.Agent, er
 	agent, err := set.Agent(name)
 	if err != nil {
 		return nil, err
+	}
+	if req.Provider != "" {
+		if _, err := set.Choose(agent, req.Provider, nil); err != nil {
+			return nil, err
+		}
 	}
 	return agent, agent.Check(req.launch())
 }
@@ -85,7 +92,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	provider, err := set.ProviderFor(agent)
+	provider, err := a.chooseProvider(ctx, set, agent, p, req.Provider)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +100,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	imageID, bundle, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
+	imageID, bundles, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +121,12 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	t, err := a.tasks().Create(p.Name, req.Name, func(t *task.Task) {
 		t.Mode, t.Agent, t.Model, t.Unrestricted, t.Allow = mode, agent.Name, req.Model, !req.Restricted, req.Allow
 		t.Phase = task.Launching
+		for _, b := range bundles {
+			t.Bundles = append(t.Bundles, b.Dir)
+		}
+		if provider != nil {
+			t.Provider = provider.Name
+		}
 		t.Launch = task.Launch{ID: launchID(), PID: os.Getpid(), PIDStart: task.ProcessStart(os.Getpid()), StartedAt: a.Now().UTC()}
 	})
 	if err != nil {
@@ -123,7 +136,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundle, imageID, clone, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundles, imageID, clone, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -163,7 +176,7 @@ type starting struct {
 	agent    *roster.Agent
 	provider *roster.Provider
 	rules    []policy.Rule
-	bundle   string // host directory of the agent's bundle, "" for none
+	bundles  []image.Bundle // the agent's and its runtime's
 	image    string
 	clone    *store.Clone
 	req      RunRequest
@@ -192,8 +205,8 @@ func (a *App) start(ctx context.Context, s starting) error {
 		return err
 	}
 	spec.Trusted = append(spec.Trusted, launch.Mount{Source: workspace, Target: "/workspace"})
-	if s.bundle != "" {
-		spec.Trusted = append(spec.Trusted, launch.Mount{Source: s.bundle, Target: sandbox.BundleMount + "/" + s.agent.Name, ReadOnly: true})
+	for _, b := range s.bundles {
+		spec.Trusted = append(spec.Trusted, launch.Mount{Source: b.Dir, Target: sandbox.BundleMount + "/" + b.Agent, ReadOnly: true})
 	}
 	facts := roster.Facts{Workspace: "/workspace", Hosts: openHosts(s, a.Now())}
 	if s.project.Git.UpstreamURL != "" {
@@ -201,7 +214,19 @@ func (a *App) start(ctx context.Context, s starting) error {
 			return err
 		}
 	}
+	grants, err := a.grants(ctx, s.project, s.provider)
+	if err != nil {
+		return err
+	}
 	l := s.req.launch()
+	for _, g := range grants {
+		if s.provider != nil && g.Provider == s.provider.Name {
+			l.Kind = g.Kind
+		}
+	}
+	if len(s.bundles) > 0 {
+		l.Version = s.bundles[0].Version
+	}
 	l.Facts, l.Human, l.Authorship = facts, a.human(ctx, s.project), s.project.Git.Authorship
 	prep, err := s.agent.Prepare(s.provider, l)
 	if err != nil {
@@ -224,10 +249,6 @@ func (a *App) start(ctx context.Context, s starting) error {
 	if len(spec.Argv) == 0 {
 		// Interactive: the container idles until somebody logs in, which starts the agent in tmux.
 		spec.Argv = []string{sandbox.GuestProgram, "guest", "idle"}
-	}
-	grants, err := a.grants(ctx, s.project, s.provider)
-	if err != nil {
-		return err
 	}
 	if len(grants) > 0 {
 		spec.Vault = &sandbox.Vault{Grants: grants}
@@ -333,50 +354,70 @@ func openHosts(s starting, now time.Time) []string {
 	return hosts
 }
 
-// ensureImage finds the image and the agent's bundle. What is missing is made after a question,
+// chooseProvider finds the provider of a start. The vault has to be open only where more than one
+// comes into question.
+func (a *App) chooseProvider(ctx context.Context, set *roster.Roster, agent *roster.Agent, p *project.Project, want string) (*roster.Provider, error) {
+	if want == "" && p.DefaultProvider != "" {
+		own, err := set.Provider(p.DefaultProvider)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(set.ProvidersFor(agent), own) {
+			want = own.Name
+		}
+	}
+	if want == "" && len(set.ProvidersFor(agent)) > 1 {
+		if err := a.VaultNeed(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return set.Choose(agent, want, func(name string) (bool, error) {
+		if len(set.ProvidersFor(agent)) == 1 {
+			return true, nil // asked for later, and missed with the command that cures it
+		}
+		return a.AuthHas(ctx, name, p.Name)
+	})
+}
+
+// ensureImage finds the image and the agent's bundles. What is missing is made after a question,
 // and is an error with its cure where nobody can be asked.
-func (a *App) ensureImage(ctx context.Context, base string, agent *roster.Agent) (imageID, bundle string, err error) {
+func (a *App) ensureImage(ctx context.Context, base string, agent *roster.Agent) (imageID string, bundles []image.Bundle, err error) {
 	l0, err := a.ImageL0(ctx, base)
 	missing := problem.Is(err, "image_not_found")
 	if err != nil && !missing {
-		return "", "", err
+		return "", nil, err
 	}
 	var agents []string
-	if !agent.Install.None() {
-		b, berr := a.AgentBundle(agent.Name)
-		switch {
-		case berr == nil:
-			bundle = b.Dir
-		case !problem.Is(berr, "agent_not_installed"):
-			return "", "", berr
-		default:
-			agents, err = []string{agent.Name}, firstError(err, berr)
-		}
+	bundles, berr := a.agentBundles(agent)
+	switch {
+	case berr == nil:
+	case !problem.Is(berr, "agent_not_installed"):
+		return "", nil, berr
+	default:
+		agents, err = []string{agent.Name}, firstError(err, berr)
 	}
 	if !missing && len(agents) == 0 {
-		return l0.ID, bundle, nil
+		return l0.ID, bundles, nil
 	}
 	if a.Confirm == nil {
-		return "", "", err
+		return "", nil, err
 	}
 	ok, cerr := a.Confirm(fmt.Sprintf("%s. Make it now (about a minute, once)?", text.Line(err.Error(), 200)))
 	if cerr != nil {
-		return "", "", cerr
+		return "", nil, cerr
 	}
 	if !ok {
-		return "", "", err
+		return "", nil, err
 	}
 	if l0, err = a.ImagePrepare(ctx, ImageOptions{Base: base}, agents...); err != nil {
-		return "", "", err
+		return "", nil, err
 	}
 	if len(agents) > 0 {
-		b, err := a.AgentBundle(agent.Name)
-		if err != nil {
-			return "", "", err
+		if bundles, err = a.agentBundles(agent); err != nil {
+			return "", nil, err
 		}
-		bundle = b.Dir
 	}
-	return l0.ID, bundle, nil
+	return l0.ID, bundles, nil
 }
 
 func firstError(errs ...error) error {

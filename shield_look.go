@@ -110,7 +110,7 @@ func (a *App) lookProject(name string) (*looked, error) {
 	if err != nil {
 		return nil, err
 	}
-	provider, err := set.ProviderFor(agent)
+	provider, err := set.ProviderFor(agent, p.DefaultProvider)
 	if err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func (a *App) taskDocument(t *task.Task) (policy.Document, *project.Project, err
 	if err != nil {
 		return none, nil, err
 	}
-	provider, err := set.ProviderFor(agent)
+	provider, err := set.ProviderFor(agent, t.Provider)
 	if err != nil {
 		return none, nil, err
 	}

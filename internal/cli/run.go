@@ -29,7 +29,8 @@ func (f *runFlags) add(c *cobra.Command) {
 	s.StringVarP(&f.req.Prompt, "prompt", "p", "", "work on this without a person and come back (\"-\" reads it from stdin)")
 	s.StringVar(&f.promptFile, "prompt-file", "", "like --prompt, from a file")
 	s.StringVar(&f.mode, "mode", "", "interactive or headless (default: headless with a prompt, else interactive)")
-	s.StringVar(&f.req.Model, "model", "", "model of a headless run, in the agent's own words")
+	s.StringVar(&f.req.Model, "model", "", "model, in the agent's own words")
+	s.StringVar(&f.req.Provider, "provider", "", "whose model (default: the project's, else what a key is stored for; terok agents list)")
 	s.DurationVar(&f.req.Timeout, "timeout", defaultTimeout, "stop a headless agent after this long, 0 never; what it wrote is kept")
 	s.StringVar(&f.req.Name, "name", "", "name of the task (default: drawn)")
 	s.StringVar(&f.req.Base, "from", "", "branch to begin from (default: what your clone has checked out)")
@@ -85,11 +86,8 @@ func (f *runFlags) request(e *env, cmd *cobra.Command) (terok.RunRequest, error)
 		return req, problem.New("usage", problem.Usage, "--mode is interactive or headless, not %q", f.mode).WithHint("%s --help", cmd.CommandPath())
 	}
 	if !req.Headless {
-		for _, name := range []string{"model", "timeout"} {
-			if cmd.Flags().Changed(name) {
-				return req, problem.New("usage", problem.Usage, "--%s is for runs without a person", name).
-					WithHint("add -p \"…\", or leave --%s out", name)
-			}
+		if cmd.Flags().Changed("timeout") {
+			return req, problem.New("usage", problem.Usage, "--timeout is for runs without a person").WithHint("add -p \"…\", or leave --timeout out")
 		}
 		req.Timeout = 0
 	}
@@ -121,6 +119,7 @@ what it does; the exit code is 20 when the agent failed or was not done after --
   terok run claude -p "Fix the flaky checkout test"
   terok run claude -p "Port the parser" --model opus --timeout 2h
   terok run claude --mode interactive -p "Explain this code to me"
+  terok run opencode --provider openrouter -p "Write the missing tests"
   terok run claude ~/src/webshop --allow registry.npmjs.org -p "Update the dependencies"`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -144,6 +143,8 @@ what it does; the exit code is 20 when the agent failed or was not done after --
 		},
 	}
 	f.add(c)
+	c.ValidArgsFunction = e.completeRun
+	_ = c.RegisterFlagCompletionFunc("provider", e.completeProviders)
 	return c
 }
 
@@ -180,6 +181,8 @@ func newTaskRunCmd(e *env) *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().StringVar(&f.req.Agent, "agent", "", "agent (default: the project's)")
+	_ = c.RegisterFlagCompletionFunc("agent", e.completeAgents)
+	_ = c.RegisterFlagCompletionFunc("provider", e.completeProviders)
 	return c
 }
 
@@ -248,8 +251,11 @@ func (e *env) run(cmd *cobra.Command, req terok.RunRequest, detach bool) error {
 	}); perr != nil {
 		return perr
 	}
-	if end.ExitCode != 0 {
+	if end.Failed() {
 		p := problem.New("agent_failed", problem.AgentFailed, "the agent ended with exit code %d", end.ExitCode)
+		if end.ExitCode == 0 {
+			p = problem.New("agent_failed", problem.AgentFailed, "the agent says that it failed")
+		}
 		if end.ExitCode == timedOut && req.Timeout > 0 && end.Seconds >= req.Timeout.Seconds() {
 			p = problem.New("agent_timeout", problem.AgentFailed, "the agent was not done after %s and was stopped (exit code %d); what it wrote and pushed is kept", req.Timeout, end.ExitCode)
 		}

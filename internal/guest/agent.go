@@ -184,17 +184,19 @@ func (w *wrapper) arguments(a *sandbox.Agent) []string {
 	if file := w.path(filepath.Base(sandbox.Instructions)); len(a.Instructions) > 0 && exists(file) {
 		argv = append(argv, fill(a.Instructions, "{file}", file)...)
 	}
-	if len(w.args) == 0 { // what a person types by hand is theirs
-		argv = append(argv, w.session(a)...)
-	}
 	if w.headless {
-		return append(append(argv, a.Headless...), w.args...)
+		argv = append(argv, a.Headless...)
+	} else {
+		argv = append(argv, a.Interactive...)
 	}
-	argv = append(argv, a.Interactive...)
-	if len(w.args) == 0 {
+	if len(w.args) > 0 { // what a person types by hand is theirs
+		return append(argv, w.args...)
+	}
+	argv = append(argv, w.session(a)...)
+	if !w.headless {
 		argv = append(argv, w.opening(a)...)
 	}
-	return append(argv, w.args...)
+	return argv
 }
 
 // opening hands the task's opening prompt to the agent, once: what was handed over is renamed, and
@@ -213,17 +215,21 @@ func (w *wrapper) opening(a *sandbox.Agent) []string {
 
 var sessionID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
 
-// session resumes the stored session when the agent still has it, or begins one under an id of
-// our choice and stores that. Without session support it adds nothing.
+// session resumes the agent's session when it still has one, or begins one under an id of our
+// choice and stores that. Agents that choose their ids themselves go on with their last. Without
+// session support it adds nothing.
 func (w *wrapper) session(a *sandbox.Agent) []string {
+	if len(a.Resume) > 0 && len(a.NewSession) == 0 {
+		if !w.newSession && w.has(a.SessionFile) {
+			return a.Resume
+		}
+		return nil
+	}
 	file := w.path(w.name + "-session.txt")
 	if data, err := readSmall(file, 128); err == nil && !w.newSession && len(a.Resume) > 0 {
 		id := strings.TrimSpace(string(data))
-		if sessionID.MatchString(id) {
-			glob := strings.ReplaceAll(a.SessionFile, "{id}", id)
-			if found, _ := filepath.Glob(filepath.Join(w.home, glob)); a.SessionFile == "" || len(found) > 0 {
-				return fill(a.Resume, "{id}", id)
-			}
+		if sessionID.MatchString(id) && (a.SessionFile == "" || w.has(strings.ReplaceAll(a.SessionFile, "{id}", id))) {
+			return fill(a.Resume, "{id}", id)
 		}
 	}
 	if len(a.NewSession) == 0 {
@@ -234,6 +240,12 @@ func (w *wrapper) session(a *sandbox.Agent) []string {
 		return nil // a session that cannot be found again is still a session
 	}
 	return fill(a.NewSession, "{id}", id)
+}
+
+// has reports whether a pattern below the home directory matches something.
+func (w *wrapper) has(pattern string) bool {
+	found, _ := filepath.Glob(filepath.Join(w.home, pattern))
+	return len(found) > 0
 }
 
 // newUUID makes a random UUID (RFC 9562, version 4).
@@ -247,7 +259,7 @@ func newUUID() string {
 // prepareEnv adds the agent's quiet settings and the authorship, as git.authorship has it.
 func (w *wrapper) prepareEnv(a *sandbox.Agent) {
 	for k, v := range a.Env {
-		w.setenv(k, v)
+		w.setenv(k, w.expand(v, false))
 	}
 	if cwd, err := os.Getwd(); err == nil {
 		w.setenv("PWD", cwd)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -50,7 +51,7 @@ func TestArguments(t *testing.T) {
 	w.headless = true
 	first := w.arguments(&demoAgent)
 	id := first[slices.Index(first, "--id")+1]
-	want := []string{"--yes", "--file", w.path("instructions.md"), "--id", id, "-p"}
+	want := []string{"--yes", "--file", w.path("instructions.md"), "-p", "--id", id}
 	if !slices.Equal(first, want) || len(id) != 36 {
 		t.Fatalf("%q", first)
 	}
@@ -242,5 +243,56 @@ func TestScriptAgent(t *testing.T) {
 	a = &scriptAgent{client: srv.Client(), base: srv.URL, key: "wrong", dir: dir, out: &out}
 	if err := a.run(context.Background(), "work"); err == nil || !strings.Contains(err.Error(), "401 Unauthorized: bad key") || !strings.Contains(out.String(), `"is_error":true`) {
 		t.Errorf("%v %s", err, out.String())
+	}
+}
+
+// TestLastSession: an agent that chooses its own ids goes on with its last session, once there is
+// one, and the words for that stand behind its subcommand.
+func TestLastSession(t *testing.T) {
+	a := sandbox.Agent{Name: "demo", Program: "demo", Headless: []string{"exec", "--json"}, Resume: []string{"resume", "--last"}, SessionFile: ".demo/*.jsonl"}
+	w := testWrapper(t, a)
+	w.headless = true
+	if got := w.arguments(&a); !slices.Equal(got, []string{"exec", "--json"}) {
+		t.Errorf("first: %q", got)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(w.home, ".demo"), 0o755), os.WriteFile(filepath.Join(w.home, ".demo", "x.jsonl"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.arguments(&a); !slices.Equal(got, []string{"exec", "--json", "resume", "--last"}) {
+		t.Errorf("second: %q", got)
+	}
+	w.headless = false
+	if got := w.arguments(&a); !slices.Equal(got, []string{"resume", "--last"}) {
+		t.Errorf("with a person: %q", got)
+	}
+	w.newSession = true
+	if got := w.arguments(&a); len(got) != 0 {
+		t.Errorf("--new-session: %q", got)
+	}
+}
+
+// TestEnvironmentOfTheProvider: variables of this start fill the agent's own.
+func TestEnvironmentOfTheProvider(t *testing.T) {
+	w := testWrapper(t, demoAgent)
+	w.environ = append(w.environ, "DEMO_KEY=terok-p-x")
+	w.prepareEnv(&sandbox.Agent{Env: map[string]string{"OTHER_KEY": "{env:DEMO_KEY}", "PLAIN": "a {b}"}})
+	if w.getenv("OTHER_KEY") != "terok-p-x" || w.getenv("PLAIN") != "a {b}" {
+		t.Errorf("%q", w.environ)
+	}
+}
+
+// TestHomeDirectory: a directory that an agent shall find read-only, also where it was made before.
+func TestHomeDirectory(t *testing.T) {
+	w := testWrapper(t, demoAgent)
+	for range 2 {
+		if err := w.writeHome([]sandbox.HomeFile{{Path: ".config/demo", Mode: 0o555, Directory: true}}); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(filepath.Join(w.home, ".config", "demo")); err != nil || !fi.IsDir() || fi.Mode().Perm() != 0o555 {
+			t.Errorf("%v %v", fi, err)
+		}
+	}
+	if err := w.writeHome([]sandbox.HomeFile{{Path: "../x", Directory: true}}); err == nil {
+		t.Error("a directory outside of the home directory was made")
 	}
 }

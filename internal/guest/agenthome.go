@@ -26,6 +26,12 @@ func (w *wrapper) writeHome(files []sandbox.HomeFile) error {
 			return fmt.Errorf("home file %q is not below the home directory", f.Path)
 		}
 		path := filepath.Join(w.home, f.Path)
+		if f.Directory {
+			if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, fs.FileMode(f.Mode).Perm())); err != nil {
+				return fmt.Errorf("prepare %s: %w", path, err)
+			}
+			continue
+		}
 		content, err := w.homeContent(path, f)
 		if err != nil {
 			return fmt.Errorf("prepare %s: %w", path, err)

@@ -63,7 +63,7 @@ func TestHeadlessRun(t *testing.T) {
 		t.Errorf("the agent read %d bytes of a prompt of %d", len(got), len(prompt))
 	}
 	argv, _ := os.ReadFile(filepath.Join(w.home, "argv"))
-	if strings.Contains(string(argv), "quote") || !strings.Contains(string(argv), "--yes --id ") || !strings.HasSuffix(string(argv), " -p ") {
+	if strings.Contains(string(argv), "quote") || !strings.Contains(string(argv), "--yes -p --id ") {
 		t.Errorf("arguments %q", argv)
 	}
 }

@@ -21,20 +21,27 @@ import (
 
 // Package is what a bundle is made from.
 type Package struct {
-	Agent   string // name of the agent
+	Agent   string // name of the agent, or of the runtime that agents share
 	Package string // npm package, e.g. "@anthropic-ai/claude-code-linux-x64"
 	Version string // exact version or "latest"
+	Suffix  string // hangs behind the version in the registry, e.g. "-linux-x64"; "" is none
 	Bin     string // program inside the bundle, relative
+	Runtime string // name of an installed bundle whose program runs Bin; "" when Bin is a program
+	Unpack  bool   // the program unpacks itself into its home directory when it starts first: done here, once
 }
+
+// unpacked is the home directory, inside the bundle, of a program that unpacked itself there.
+const unpacked = "home"
 
 // Bundle is an installed agent: a directory that containers mount read-only.
 type Bundle struct {
 	Agent     string    `json:"agent"`
 	Package   string    `json:"package"`
 	Version   string    `json:"version"`
-	Digest    string    `json:"digest"` // "sha256:…" over the tree, see treeDigest
-	Bin       string    `json:"bin"`    // relative to the directory
-	Says      string    `json:"says"`   // what the program answered to --version
+	Digest    string    `json:"digest"`            // "sha256:…" over the tree, see treeDigest
+	Bin       string    `json:"bin"`               // relative to the directory
+	Runtime   string    `json:"runtime,omitempty"` // bundle whose program runs Bin
+	Says      string    `json:"says"`              // what the program answered to --version
 	Bytes     int64     `json:"bytes"`
 	Installed time.Time `json:"installed"`
 	Dir       string    `json:"-"` // absolute path, filled in when read
@@ -51,6 +58,7 @@ const lockSchema = 1
 var (
 	agentName   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	npmName     = regexp.MustCompile(`^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$`)
+	npmSuffix   = regexp.MustCompile(`^(-[a-z0-9]+)*$`)
 	npmVersion  = regexp.MustCompile(`^([0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?|latest)$`)
 	exactNumber = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 )
@@ -61,6 +69,8 @@ func (p Package) check() error {
 		return problem.New("agent_invalid", problem.Usage, "%q is not the name of an agent", p.Agent).WithHint("terok agents list")
 	case !npmName.MatchString(p.Package):
 		return problem.New("agent_invalid", problem.Usage, "%q is not the name of an npm package", p.Package)
+	case !npmSuffix.MatchString(p.Suffix):
+		return problem.New("agent_invalid", problem.Usage, "%q does not hang behind a version", p.Suffix)
 	case !npmVersion.MatchString(p.Version):
 		return problem.New("version_invalid", problem.Usage, "%q is not an exact version, e.g. 2.1.330, nor latest", p.Version).
 			WithHint("terok agents install %s", p.Agent)
@@ -83,6 +93,14 @@ func (b *Builder) Install(ctx context.Context, p Package, base string, force boo
 	} else if err != nil && !problem.Is(err, "agent_not_installed") && !force {
 		return Bundle{}, false, err
 	}
+	var runtime *Bundle
+	if p.Runtime != "" {
+		r, err := b.Bundle(p.Runtime)
+		if err != nil {
+			return Bundle{}, false, err
+		}
+		runtime = &r
+	}
 	node, err := b.ensure(ctx, buildNode, base, false)
 	if err != nil {
 		return Bundle{}, false, err
@@ -101,7 +119,7 @@ func (b *Builder) Install(ctx context.Context, p Package, base string, force boo
 	if err := b.removeContainers(ctx, what); err != nil {
 		return Bundle{}, false, err
 	}
-	bundle, err = b.install(ctx, p, node.ID, what)
+	bundle, err = b.install(ctx, p, runtime, node.ID, what)
 	if err != nil {
 		return Bundle{}, false, err
 	}
@@ -109,7 +127,7 @@ func (b *Builder) Install(ctx context.Context, p Package, base string, force boo
 	return bundle, true, nil
 }
 
-func (b *Builder) install(ctx context.Context, p Package, nodeID, what string) (bundle Bundle, err error) {
+func (b *Builder) install(ctx context.Context, p Package, runtime *Bundle, nodeID, what string) (bundle Bundle, err error) {
 	recipe, err := recipes.ReadFile("recipe/npm.sh")
 	if err != nil {
 		return Bundle{}, err
@@ -151,7 +169,7 @@ func (b *Builder) install(ctx context.Context, p Package, nodeID, what string) (
 	common := []string{"run", "--rm", "--pull=never", "--log-driver=none", "--cap-drop=all", "--security-opt=no-new-privileges",
 		"--hostname=build", "--label", labelBuild + "=" + what}
 	args := append(slices.Clone(common), "--volume", dir+"/in:/mnt:ro,z", "--volume", tmp+":/out:z", nodeID,
-		"sh", "/mnt/recipe.sh", p.Package+"@"+p.Version)
+		"sh", "/mnt/recipe.sh", p.Package, p.Version, p.Suffix)
 	if _, err := b.Podman.Do(ctx, podman.Call{Args: args, Stdout: log, Stderr: log, Network: true, Env: nil}); err != nil {
 		return Bundle{}, log.explain(ctx, "installing "+p.Agent+" "+p.Version+" failed", err)
 	}
@@ -159,22 +177,36 @@ func (b *Builder) install(ctx context.Context, p Package, nodeID, what string) (
 	if err != nil {
 		return Bundle{}, err
 	}
+	version = strings.TrimSuffix(version, p.Suffix)
 	if p.Version != "latest" && version != p.Version {
 		return Bundle{}, fmt.Errorf("npm installed %s %s instead of %s", p.Package, version, p.Version)
 	}
-	bundle = Bundle{Agent: p.Agent, Package: p.Package, Version: version, Bin: p.Bin, Installed: time.Now().UTC().Truncate(time.Second)}
+	bundle = Bundle{Agent: p.Agent, Package: p.Package, Version: version, Bin: p.Bin, Runtime: p.Runtime, Installed: time.Now().UTC().Truncate(time.Second)}
 	if fi, err := os.Lstat(filepath.Join(tmp, p.Bin)); err != nil || !fi.Mode().IsRegular() {
 		return Bundle{}, problem.New("bundle_invalid", problem.Failed, "%s %s has no program %s", p.Package, version, p.Bin)
+	}
+	ask := []string{"/out/" + p.Bin, "--version"}
+	common = append(common, "--network=none")
+	if runtime != nil {
+		ask = append([]string{"/runtime/" + runtime.Bin}, ask...)
+		common = append(common, "--volume", runtime.Dir+":/runtime:ro")
+	}
+	if p.Unpack {
+		args := append(append(slices.Clone(common), "--env=HOME=/out/"+unpacked, "--volume", tmp+":/out:z", nodeID), ask...)
+		if _, err := b.Podman.Do(ctx, podman.Call{Args: args, Stdout: log, Stderr: log, Timeout: 5 * time.Minute}); err != nil {
+			return Bundle{}, log.explain(ctx, p.Agent+" "+version+" does not start", err)
+		}
 	}
 	if bundle.Digest, bundle.Bytes, err = seal(tmp); err != nil {
 		return Bundle{}, err
 	}
-	args = append(slices.Clone(common), "--network=none", "--volume", tmp+":/out:ro,z", nodeID, "/out/"+p.Bin, "--version")
+	args = append(append(slices.Clone(common), "--volume", tmp+":/out:ro,z", nodeID), ask...)
 	says, err := b.Podman.Do(ctx, podman.Call{Args: args, Timeout: time.Minute})
 	if err != nil {
 		return Bundle{}, problem.New("bundle_invalid", problem.Failed, "%s %s does not start: %w", p.Agent, version, err)
 	}
-	bundle.Says = text.Line(strings.TrimSpace(string(says)), 120)
+	said, _, _ := strings.Cut(strings.TrimSpace(string(says)), "\n")
+	bundle.Says = text.Line(strings.TrimSuffix(said, "."), 120)
 	return bundle, b.adopt(&bundle, tmp)
 }
 

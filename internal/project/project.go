@@ -56,7 +56,8 @@ type Config struct {
 	Credentials struct {
 		Scope string `yaml:"scope"` // shared or project
 	} `yaml:"credentials"`
-	DefaultAgent string `yaml:"default_agent"`
+	DefaultAgent    string `yaml:"default_agent"`
+	DefaultProvider string `yaml:"default_provider"` // for agents that can use it; "" is the agent's own choice
 }
 
 // defaults is what project.yml means when it is empty: the user's config.yml.

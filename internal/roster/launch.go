@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +19,8 @@ type Launch struct {
 	Prompt     string           // of a headless run; reaches the agent as its stdin, never as an argument. Else what an interactive one begins with, once
 	Model      string           // "" is the agent's own choice
 	Timeout    time.Duration    // of a headless run, whole seconds; 0 is no limit
+	Kind       string           // of the provider's stored credential, "" is its usual one
+	Version    string           // of the agent's bundle, "" without one
 	Restricted bool             // leave the agent's own permission prompts on
 	Human      sandbox.Identity // the operator's git identity
 	Authorship string           // git.authorship: who is author and who committer of the agent's commits
@@ -81,6 +82,10 @@ func (a *Agent) Check(l Launch) error {
 				WithHint("put it into a file of the repository and name that")
 		}
 	}
+	if l.Restricted && a.CannotAsk {
+		return problem.New("agent_cannot_ask", problem.Usage, "%s has no mode in which it asks before it acts", a.Name).
+			WithHint("leave --restricted out: the container is what keeps it in")
+	}
 	if l.Model == "" {
 		return nil
 	}
@@ -98,18 +103,27 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 	if err := a.Check(l); err != nil {
 		return nil, err
 	}
-	program, err := a.Program()
+	program, args, err := a.Program()
+	if err != nil {
+		return nil, err
+	}
+	f, err := a.filler(p, l)
 	if err != nil {
 		return nil, err
 	}
 	spec := a.Spec
 	spec.Name, spec.Program, spec.Restricted = a.Name, program, l.Restricted
+	spec.Args, spec.Model = append(args, spec.Args...), nil
 	if l.Model != "" {
-		spec.Args = slices.Clone(spec.Args)
-		for _, arg := range spec.Model {
-			spec.Args = append(spec.Args, strings.ReplaceAll(arg, "{model}", l.Model))
+		for _, arg := range a.Spec.Model {
+			spec.Args = append(spec.Args, f.marks.Replace(arg))
 		}
 	}
+	mode := a.Unrestricted
+	if l.Restricted {
+		mode = a.Restricted
+	}
+	spec.Env, spec.Home = f.env(a.Spec.Env, mode, f.wire.Env), f.home(a.Spec.Home, f.wire.Home)
 	spec.Author, spec.Committer = authorship(l.Authorship, spec.Author, l.Human)
 	if l.Headless {
 		spec.Timeout = int(l.Timeout / time.Second)
@@ -138,8 +152,11 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 			content = m.Restricted
 		}
 		if content != "" {
-			prep.Managed = append(prep.Managed, sandbox.StartFile{Path: m.Path, Mode: 0o644, Content: content + "\n"})
+			prep.Managed = append(prep.Managed, sandbox.StartFile{Path: m.Path, Mode: 0o644, Content: f.marks.Replace(content) + "\n"})
 		}
+	}
+	if a.Guide != "" {
+		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.AgentDir + "/" + a.Guide, Mode: 0o644, Content: instructions(l)})
 	}
 	if !l.Headless && l.Prompt != "" {
 		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.OpeningFile, Mode: 0o600, Content: l.Prompt})

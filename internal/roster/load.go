@@ -94,14 +94,19 @@ type agentFile struct {
 	Install      installFile       `yaml:"install"`
 	Command      string            `yaml:"command"`
 	Providers    []string          `yaml:"providers"`
+	Wires        []wireFile        `yaml:"wires"`
+	Models       map[string]string `yaml:"models"`
 	Egress       []string          `yaml:"egress"`
-	Stream       string            `yaml:"stream" oneof:"claude plain"`
+	Stream       string            `yaml:"stream" oneof:"claude codex copilot opencode pi plain"`
 	Args         []string          `yaml:"args"`
 	Interactive  []string          `yaml:"interactive"`
 	Headless     []string          `yaml:"headless"`
 	Opening      []string          `yaml:"opening"`
 	Model        []string          `yaml:"model"`
 	Permission   []string          `yaml:"permission"`
+	Unrestricted map[string]string `yaml:"unrestricted_env"`
+	Restricted   map[string]string `yaml:"restricted_env"`
+	CannotAsk    bool              `yaml:"cannot_ask"`
 	Managed      []managedFile     `yaml:"managed"`
 	Instructions []string          `yaml:"instructions"`
 	NewSession   []string          `yaml:"new_session"`
@@ -115,13 +120,76 @@ type agentFile struct {
 type installFile struct {
 	Package string `yaml:"package"`
 	Version string `yaml:"version"`
+	Suffix  string `yaml:"suffix"`
 	Bin     string `yaml:"bin"`
+	Runtime string `yaml:"runtime" oneof:"node none"`
+	Unpack  bool   `yaml:"unpack"`
+}
+
+// over lays the file's words over an entry.
+func (f installFile) over(in Install) Install {
+	in.Package, in.Version, in.Suffix, in.Bin, in.Unpack = f.Package, f.Version, f.Suffix, f.Bin, f.Unpack
+	if in.Runtime = f.Runtime; in.Runtime == "none" {
+		in.Runtime = ""
+	}
+	return in
+}
+
+func (i Install) file() installFile {
+	return installFile{Package: i.Package, Version: i.Version, Suffix: i.Suffix, Bin: i.Bin, Runtime: i.Runtime, Unpack: i.Unpack}
+}
+
+type wireFile struct {
+	Providers []string          `yaml:"providers"`
+	Protocol  string            `yaml:"protocol" oneof:"anthropic-messages openai-responses openai-chat"`
+	Kinds     []string          `yaml:"kinds"`
+	Env       map[string]string `yaml:"env"`
+	Home      []homeFile        `yaml:"home"`
+	Fill      string            `yaml:"fill"`
+	FillModel string            `yaml:"fill_model"`
+	NeedModel bool              `yaml:"need_model"`
+}
+
+func (f wireFile) wire(known []sandbox.HomeFile) Wire {
+	return Wire{Providers: f.Providers, Protocol: f.Protocol, Kinds: f.Kinds, Env: f.Env, Home: homeFiles(f.Home, known), Fill: f.Fill, FillModel: f.FillModel, NeedModel: f.NeedModel}
+}
+
+func (w Wire) file() wireFile {
+	return wireFile{Providers: w.Providers, Protocol: w.Protocol, Kinds: w.Kinds, Env: w.Env, Home: filesOf(w.Home), Fill: w.Fill, FillModel: w.FillModel, NeedModel: w.NeedModel}
 }
 
 type homeFile struct {
 	Path    string `yaml:"path"`
 	Content string `yaml:"content"`
 	Merge   bool   `yaml:"merge"`
+
+	Directory bool `yaml:"directory"` // read-only
+}
+
+// homeFiles are the file's words; a path that the built-in entry has keeps its mode.
+func homeFiles(list []homeFile, known []sandbox.HomeFile) []sandbox.HomeFile {
+	var out []sandbox.HomeFile
+	for _, h := range list {
+		f := sandbox.HomeFile{Path: h.Path, Mode: 0o600, Content: h.Content, Merge: h.Merge, Directory: h.Directory}
+		if h.Directory {
+			f.Mode = 0o555
+		}
+		for _, k := range known {
+			if k.Path == h.Path {
+				f.Mode = k.Mode
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+func filesOf(list []sandbox.HomeFile) []homeFile {
+	var out []homeFile
+	for _, h := range list {
+		out = append(out, homeFile{Path: h.Path, Content: h.Content, Merge: h.Merge, Directory: h.Directory})
+	}
+	return out
 }
 
 type managedFile struct {
@@ -140,6 +208,7 @@ type identityFile struct {
 }
 
 var npmPackage = regexp.MustCompile(`^(@[a-z0-9._-]+/)?[a-z0-9._-]+(\{arch\}[a-z0-9._-]*)?$`)
+var npmSuffix = regexp.MustCompile(`^(-([a-z0-9]+|\{arch\}))*$`)
 var exactVersion = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 
 // Validate implements config.Validator.
@@ -155,20 +224,44 @@ func (f *agentFile) Validate() []config.FieldError {
 		if !exactVersion.MatchString(f.Install.Version) {
 			bad("install.version", "must be one exact version, e.g. 1.2.3")
 		}
+		if !npmSuffix.MatchString(f.Install.Suffix) {
+			bad("install.suffix", "must be words with hyphens in front, e.g. -linux-{arch}")
+		}
 		if !filepath.IsLocal(f.Install.Bin) {
 			bad("install.bin", "must be a relative path inside the bundle")
 		}
 	} else if f.Command == "" {
 		bad("command", "the program to run, or install, is needed")
 	}
-	for k := range f.Env {
-		if !envName.MatchString(k) {
-			bad("env", "%q is not a name of an environment variable", k)
+	env := func(path string, env map[string]string) {
+		for k := range env {
+			if !envName.MatchString(k) {
+				bad(path, "%q is not a name of an environment variable", k)
+			}
 		}
 	}
-	for i, h := range f.Home {
-		if !filepath.IsLocal(h.Path) {
-			bad(fmt.Sprintf("home[%d].path", i), "must be relative to the home directory and stay in it")
+	home := func(path string, list []homeFile) {
+		for i, h := range list {
+			if !filepath.IsLocal(h.Path) {
+				bad(fmt.Sprintf("%s[%d].path", path, i), "must be relative to the home directory and stay in it")
+			}
+		}
+	}
+	env("env", f.Env)
+	env("unrestricted_env", f.Unrestricted)
+	env("restricted_env", f.Restricted)
+	home("home", f.Home)
+	for i, w := range f.Wires {
+		at := fmt.Sprintf("wires[%d]", i)
+		env(at+".env", w.Env)
+		home(at+".home", w.Home)
+		if len(w.Providers) == 0 && w.Protocol == "" {
+			bad(at, "needs providers or a protocol")
+		}
+		for _, k := range w.Kinds {
+			if !slices.Contains(allKinds, k) {
+				bad(at+".kinds", "%q is not a kind of credential; there are %s", k, strings.Join(allKinds, ", "))
+			}
 		}
 	}
 	for i, m := range f.Managed {
@@ -193,35 +286,40 @@ func loadAgent(name, path string, base *Agent) (*Agent, error) {
 	}
 	s := base.Spec
 	f := agentFile{
-		Title: base.Title, Install: installFile(base.Install), Command: base.Command, Providers: base.Providers,
+		Title: base.Title, Install: base.Install.file(), Command: base.Command, Providers: base.Providers, Models: base.Models,
 		Egress: base.Egress, Stream: base.Stream, Args: s.Args, Interactive: s.Interactive, Headless: s.Headless,
 		Opening: s.Opening, Model: s.Model, Permission: s.Permission, Instructions: s.Instructions, NewSession: s.NewSession, Resume: s.Resume,
-		SessionFile: s.SessionFile, Env: s.Env, Author: identityFile(s.Author),
+		Unrestricted: base.Unrestricted, Restricted: base.Restricted, CannotAsk: base.CannotAsk,
+		SessionFile: s.SessionFile, Env: s.Env, Home: filesOf(s.Home), Author: identityFile(s.Author),
 	}
 	for _, m := range base.Managed {
 		f.Managed = append(f.Managed, managedFile(m))
 	}
-	for _, h := range s.Home {
-		f.Home = append(f.Home, homeFile{Path: h.Path, Content: h.Content, Merge: h.Merge})
+	for _, w := range base.Wires {
+		f.Wires = append(f.Wires, w.file())
 	}
 	if err := config.Load(path, &f); err != nil {
 		return nil, err
 	}
 	a := &Agent{
-		Name: name, Title: f.Title, Install: Install(f.Install), Command: f.Command, Providers: f.Providers,
-		Egress: f.Egress, Stream: f.Stream,
+		Name: name, Title: f.Title, Install: f.Install.over(base.Install), Command: f.Command, Providers: f.Providers, Models: f.Models,
+		Egress: f.Egress, Stream: f.Stream, Unrestricted: f.Unrestricted, Restricted: f.Restricted, CannotAsk: f.CannotAsk, Guide: base.Guide,
 		Spec: sandbox.Agent{
 			Args: f.Args, Interactive: f.Interactive, Headless: f.Headless, Permission: f.Permission,
 			Opening: f.Opening, Model: f.Model,
 			Instructions: f.Instructions, NewSession: f.NewSession, Resume: f.Resume, SessionFile: f.SessionFile,
-			Refuse: s.Refuse, Env: f.Env, Author: sandbox.Identity(f.Author),
+			Refuse: s.Refuse, Env: f.Env, Home: homeFiles(f.Home, s.Home), Author: sandbox.Identity(f.Author),
 		},
 	}
 	for _, m := range f.Managed {
 		a.Managed = append(a.Managed, Managed(m))
 	}
-	for _, h := range f.Home {
-		a.Spec.Home = append(a.Spec.Home, sandbox.HomeFile{Path: h.Path, Mode: 0o600, Content: h.Content, Merge: h.Merge})
+	var known []sandbox.HomeFile
+	for _, w := range base.Wires {
+		known = append(known, w.Home...)
+	}
+	for _, w := range f.Wires {
+		a.Wires = append(a.Wires, w.wire(known))
 	}
 	return a, nil
 }

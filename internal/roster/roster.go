@@ -12,7 +12,7 @@
 //
 //	r, err := roster.Load(roots)
 //	a, err := r.Agent("claude")            // Problem agent_unknown with a suggestion
-//	p, err := r.ProviderFor(a)             // the first provider it can use
+//	p, err := r.Choose(a, "", stored)      // the provider of this start
 //	prep, err := a.Prepare(p, roster.Launch{Prompt: "…"})
 package roster
 
@@ -34,9 +34,24 @@ type Agent struct {
 	Install Install // zero when Command is expected in the image
 	Command string  // program: a path below the bundle when Install is set, else a name in PATH
 
-	Providers []string // roster names, the first is the default; empty: needs no credential
-	Egress    []string // further rules in policy grammar, tier agent, e.g. "+example.org:443"
-	Stream    string   // form of the headless output: "claude" or "plain"
+	// Providers are roster names in order of preference; Wires say how the agent is pointed to
+	// them, and to any other that serves a protocol it speaks. Without both it needs no credential.
+	Providers []string
+	Wires     []Wire
+	Models    map[string]string // provider → model, where neither side has a default
+
+	Egress []string // further rules in policy grammar, tier agent, e.g. "+example.org:443"
+	Stream string   // form of the headless output: one of package transcript's, or "plain"
+
+	// Unrestricted and Restricted are variables of the two modes, besides Spec.Env and
+	// Spec.Permission. CannotAsk is an agent that has no mode in which it asks.
+	Unrestricted map[string]string
+	Restricted   map[string]string
+	CannotAsk    bool
+
+	// Guide is where the agent looks for instructions, below sandbox.AgentDir; "": it is told the
+	// usual file (Spec.Instructions), or they are in its administrative settings.
+	Guide string
 
 	// Managed are the agent's administrative settings, which outrank those of a repository and of
 	// the home directory. They are mounted read-only: also root of the container cannot change them.
@@ -45,35 +60,64 @@ type Agent struct {
 	Spec sandbox.Agent // how the wrapper in the container starts it; Name and Program are filled in
 }
 
-// Managed is one file of administrative settings.
+// Managed is one file of administrative settings. "{instructions}" in it is the text of the
+// instructions as a quoted string, "{wire}" what the provider's wire fills in.
 type Managed struct {
 	Path         string // inside the container: /etc/DIRECTORY/FILE
 	Unrestricted string // content for a task in which the agent does not ask; "" is no file
 	Restricted   string // content for a task in which it does; "" is no file
 }
 
-// Install says which npm package holds an agent. Scripts of the package are never run.
+// Install says which npm package holds an agent. Scripts of the package are never run. In all
+// strings but Version "{arch}" is x64 or arm64 and "{machine}" x86_64 or aarch64.
 type Install struct {
-	Package string // may hold "{arch}": x64 or arm64
+	Package string
 	Version string // exact version of the pin
-	Bin     string // program inside the bundle, relative; may hold "{arch}"
+	Suffix  string // hangs behind the version of a package that publishes each machine's program so
+	Bin     string // program inside the bundle, relative
+	Runtime string // name of the runtime that runs Bin, "" when Bin is a program
+	Unpack  bool   // the program unpacks itself into its home directory when it starts first
+
+	// Registry is a registry that terok cannot install from: the agent is expected in the image,
+	// and How says how it gets there.
+	Registry string
+	How      string
 }
 
 // None reports whether there is nothing to install.
 func (i Install) None() bool { return i.Package == "" }
 
+// machine is a GOARCH in the words of npm and of compilers.
+func machine(goarch string) (arch, triple string, ok bool) {
+	switch goarch {
+	case "amd64":
+		return "x64", "x86_64", true
+	case "arm64":
+		return "arm64", "aarch64", true
+	}
+	return "", "", false
+}
+
 // Resolve replaces "{arch}" for a GOARCH. It fails for a machine the package is not made for.
 func (i Install) Resolve(goarch string) (Install, error) {
-	if !strings.Contains(i.Package+i.Bin, "{arch}") {
+	if all := i.Package + i.Suffix + i.Bin; !strings.Contains(all, "{arch}") && !strings.Contains(all, "{machine}") {
 		return i, nil
 	}
-	arch, ok := map[string]string{"amd64": "x64", "arm64": "arm64"}[goarch]
+	arch, triple, ok := machine(goarch)
 	if !ok {
 		return i, fmt.Errorf("%s is not published for %s", i.Package, goarch)
 	}
-	i.Package = strings.ReplaceAll(i.Package, "{arch}", arch)
-	i.Bin = strings.ReplaceAll(i.Bin, "{arch}", arch)
+	r := strings.NewReplacer("{arch}", arch, "{machine}", triple)
+	for _, s := range []*string{&i.Package, &i.Suffix, &i.Bin} {
+		*s = r.Replace(*s)
+	}
 	return i, nil
+}
+
+// Runtime finds a runtime that agents share. It is installed and mounted like an agent.
+func (r *Roster) Runtime(name string) (Install, bool) {
+	in, ok := runtimes()[name]
+	return in, ok
 }
 
 // Roster is the set of known agents and providers. It is read-only after Load.
@@ -125,6 +169,18 @@ func (r *Roster) Agent(name string) (*Agent, error) {
 		return a, nil
 	}
 	names := keys(r.agents)
+	if p := r.providers[name]; p != nil {
+		var users []string
+		for _, a := range r.Agents() {
+			if slices.Contains(r.ProvidersFor(a), p) {
+				users = append(users, a.Name)
+			}
+		}
+		if len(users) > 0 {
+			return nil, problem.New("agent_unknown", problem.Usage, "%s is a provider, not an agent", name).
+				WithHint("terok run %s --provider %s", strings.Join(users, "|"), name).With("agents", names)
+		}
+	}
 	return nil, problem.New("agent_unknown", problem.Usage, "no agent %q; there are: %s", name, strings.Join(names, ", ")).
 		WithHint("%s", suggest(name, names, "terok agents list")).With("agents", names)
 }
@@ -142,8 +198,11 @@ func (r *Roster) Provider(name string) (*Provider, error) {
 		WithHint("%s", suggest(name, names, "terok agents list")).With("providers", names)
 }
 
-// ProviderFor is the default provider of an agent, nil when it needs none.
-func (r *Roster) ProviderFor(a *Agent) (*Provider, error) {
+// ProviderFor is the named provider, or "" the default one of an agent; nil when it needs none.
+func (r *Roster) ProviderFor(a *Agent, name string) (*Provider, error) {
+	if name != "" {
+		return r.Provider(name)
+	}
 	if len(a.Providers) == 0 {
 		return nil, nil
 	}
@@ -154,7 +213,7 @@ func (r *Roster) ProviderFor(a *Agent) (*Provider, error) {
 // its default provider.
 func (r *Roster) Credential(name string) (*Provider, error) {
 	if a := r.agents[name]; a != nil && r.broken["agents/"+name] == nil {
-		if p, err := r.ProviderFor(a); p != nil || err != nil {
+		if p, err := r.ProviderFor(a, ""); p != nil || err != nil {
 			return p, err
 		}
 		return nil, problem.New("agent_needs_no_credential", problem.Usage, "%s needs no credential", name)
@@ -167,16 +226,23 @@ func (r *Roster) Credential(name string) (*Provider, error) {
 		WithHint("%s", suggest(name, names, "terok agents list")).With("choices", names)
 }
 
-// Program is the absolute path of an agent's program inside the container.
-func (a *Agent) Program() (string, error) {
+// Program is the absolute path of an agent's program inside the container, or a name to look up,
+// and what comes before its other arguments.
+func (a *Agent) Program() (program string, args []string, err error) {
 	if a.Install.None() {
-		return a.Command, nil
+		return a.Command, nil, nil
 	}
-	in, err := a.Install.Resolve(runtime.GOARCH)
-	if err != nil {
-		return "", problem.New("agent_unsupported", problem.Usage, "%w", err)
+	path := func(name string, in Install) string {
+		if in, err = in.Resolve(runtime.GOARCH); err != nil {
+			err = problem.New("agent_unsupported", problem.Usage, "%w", err)
+		}
+		return sandbox.BundleMount + "/" + name + "/" + in.Bin
 	}
-	return sandbox.BundleMount + "/" + a.Name + "/" + in.Bin, nil
+	program = path(a.Name, a.Install)
+	if r, ok := runtimes()[a.Install.Runtime]; ok && err == nil {
+		return path(a.Install.Runtime, r), []string{program}, err
+	}
+	return program, nil, err
 }
 
 func sorted[T any](m map[string]T) []T {

@@ -159,7 +159,7 @@ func specOf(t *testing.T, p *Prepared, name string) sandbox.Agent {
 func TestPrepare(t *testing.T) {
 	r := load(t, nil)
 	a, _ := r.Agent("claude")
-	p, _ := r.ProviderFor(a)
+	p, _ := r.ProviderFor(a, "")
 	secret := "do it; $(id) \"quoted\"\n"
 	prep, err := a.Prepare(p, Launch{Headless: true, Prompt: secret, Restricted: true, Facts: Facts{Branch: "terok/x", Remote: "origin", Hosts: []string{"registry.npmjs.org"}}, Notes: "Use tabs."})
 	if err != nil {

@@ -35,11 +35,11 @@ type Agent struct {
 	Permission   []string          `json:"permission,omitempty"`   // added when the task is unrestricted
 	Model        []string          `json:"model,omitempty"`        // selects a model; "{model}" is its name, filled in by the launch
 	Instructions []string          `json:"instructions,omitempty"` // added when the file exists; "{file}" is its path
-	NewSession   []string          `json:"new_session,omitempty"`  // "{id}" is a fresh UUID
-	Resume       []string          `json:"resume,omitempty"`       // "{id}" is the stored one
+	NewSession   []string          `json:"new_session,omitempty"`  // added after Headless or Interactive; "{id}" is a fresh UUID
+	Resume       []string          `json:"resume,omitempty"`       // instead, to go on; "{id}" is the stored one. Without NewSession: the agent's last session
 	SessionFile  string            `json:"session_file,omitempty"` // glob below the home directory, "{id}"; only if it exists the session is resumed
 	Refuse       map[string]string `json:"refuse,omitempty"`       // first argument → what to say instead
-	Env          map[string]string `json:"env,omitempty"`          // quiet settings
+	Env          map[string]string `json:"env,omitempty"`          // quiet settings and the provider; marks as in HomeFile
 	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent
 	Author       Identity          `json:"author"`                 // git author of the agent's commits
 	Committer    Identity          `json:"committer"`              // git committer of the agent's commits
@@ -57,6 +57,8 @@ type HomeFile struct {
 	// Merge: Content is a JSON object, merged into the existing one member by member (lists are
 	// joined without duplicates); else an existing file is replaced.
 	Merge bool `json:"merge,omitempty"`
+	// Directory: Path is a directory, made and given Mode; Content is nothing.
+	Directory bool `json:"directory,omitempty"`
 }
 
 // Identity is a git identity.

@@ -47,6 +47,9 @@ type Task struct {
 	Agent   string `json:"agent"`
 	Model   string `json:"model,omitempty"`
 
+	Provider string   `json:"provider,omitempty"` // that the agent was pointed to
+	Bundles  []string `json:"bundles,omitempty"`  // host directories of agent and runtime that the container has mounted
+
 	Branch string `json:"branch"` // terok/<id>-<slug>
 	Base   string `json:"base"`   // branch of the base it began from, "" without a gate
 	Start  string `json:"start"`  // commit it began from: its checkpoint

@@ -1,11 +1,8 @@
 package transcript
 
 import (
-	"bytes"
 	"encoding/json"
-	"math"
 	"strings"
-	"time"
 
 	"terok/internal/text"
 )
@@ -79,8 +76,7 @@ func (r *Renderer) claudeEvent(line []byte) bool {
 func (r *Renderer) claudeSystem(e *claudeEvent) {
 	switch e.Subtype {
 	case "init":
-		r.summary.Session, r.summary.Model = text.Line(e.SessionID, 64), text.Line(e.Model, 64)
-		r.print(dim, "", "model "+r.summary.Model)
+		r.begin(e.SessionID, e.Model)
 	case "api_retry":
 		why := "it cannot be reached"
 		if status := string(e.ErrorStatus); status != "" && status != "null" {
@@ -126,91 +122,36 @@ func (r *Renderer) claudeBlock(indent, role string, b claudeBlock) {
 	case b.Type == "text" && role == "assistant":
 		r.prose(indent, b.Text)
 	case b.Type == "tool_use":
-		r.summary.ToolCalls++
-		call := text.Line(b.Name, 40)
-		if in := toolInput(b.Input); in != "" {
-			call += ": " + in
-		}
-		r.print(blue, indent+"* ", text.Fit(call, max(r.opts.Width-2-len(indent), 40)))
+		r.tool(indent, b.Name, b.Input)
 	case b.Type == "tool_result" && b.IsError:
-		r.summary.ToolFailures++
-		var all strings.Builder
-		for _, c := range contentBlocks(b.Content) {
-			all.WriteString(c.Text)
-		}
-		s := strings.TrimRight(text.ProseBlock(strings.TrimSpace(all.String()), maxFailure, maxInput), "\n")
-		if s == "" {
-			s = "failed"
-		}
-		r.print(dim, indent+"  ! ", s)
+		r.toolFailed(indent, blocksText(b.Content))
 	}
 }
 
-// inputKeys are the members of a tool's input that tell what it does, the first that is there.
-var inputKeys = []string{"command", "file_path", "notebook_path", "path", "pattern", "url", "query", "description", "prompt", "skill"}
-
-// toolInput is the telling part of a tool's input on one line; the whole input when none is known.
-func toolInput(raw json.RawMessage) string {
-	var in map[string]json.RawMessage
-	if json.Unmarshal(raw, &in) != nil || len(in) == 0 {
-		return ""
+// blocksText joins the texts of a content.
+func blocksText(content json.RawMessage) string {
+	var all strings.Builder
+	for _, c := range contentBlocks(content) {
+		all.WriteString(c.Text)
 	}
-	for _, k := range inputKeys {
-		var s string
-		if v, ok := in[k]; ok && json.Unmarshal(v, &s) == nil && s != "" {
-			return text.Prose(oneLine(s), maxInput)
-		}
-	}
-	var b bytes.Buffer
-	if json.Compact(&b, raw) != nil {
-		return ""
-	}
-	return text.Prose(b.String(), maxInput)
-}
-
-// oneLine joins the lines of a script; more than the sanitiser will keep is not looked at.
-func oneLine(s string) string {
-	if len(s) > 4*maxInput {
-		s = s[:4*maxInput]
-	}
-	return strings.Join(strings.FieldsFunc(s, func(c rune) bool { return c == '\n' || c == '\r' }), "; ")
+	return all.String()
 }
 
 func (r *Renderer) claudeResult(e *claudeEvent) {
 	s := &r.summary
 	s.Complete, s.IsError = true, e.IsError || e.Subtype != "success"
-	result := e.Result
-	if len(result) > maxResult {
-		result = result[:maxResult]
-	}
-	s.Result = strings.TrimRight(text.ProseBlock(strings.TrimSpace(result), maxProse, text.MaxShow), "\n")
-	if len(s.Result) > maxResult {
-		s.Result = strings.ToValidUTF8(s.Result[:maxResult], "")
-	}
+	r.result(e.Result)
 	if e.SessionID != "" {
 		s.Session = text.Line(e.SessionID, 64)
 	}
 	s.Turns, s.DurationMS = whole(e.NumTurns), whole(e.Duration)
 	s.InputTokens = whole(e.Usage.Input) + whole(e.Usage.CacheWrites) + whole(e.Usage.CacheReads)
 	s.OutputTokens = whole(e.Usage.Output)
-	s.CostUSD = min(max(e.Cost, 0), 1e6)
+	s.CostUSD = dollars(e.Cost)
 	switch {
 	case s.IsError && s.Result == "":
 		r.note("the agent gave up: " + e.Subtype)
 	case strings.TrimSpace(e.Result) != r.last:
 		r.prose("", e.Result)
 	}
-}
-
-// whole turns a number of the agent's into a count that can be added up.
-func whole(f float64) int64 {
-	if math.IsNaN(f) || f < 0 {
-		return 0
-	}
-	return int64(min(f, 1e15))
-}
-
-// millis turns milliseconds of the agent's into a span of at most a day.
-func millis(f float64) time.Duration {
-	return time.Duration(min(whole(f), 86_400_000)) * time.Millisecond
 }

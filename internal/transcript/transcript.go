@@ -63,6 +63,9 @@ func (s Summary) Usage() string {
 	if !s.Complete {
 		return ""
 	}
+	if s.InputTokens+s.OutputTokens == 0 && !s.IsError {
+		return "" // the agent does not tell
+	}
 	out := count(s.InputTokens+s.OutputTokens) + " tokens"
 	if s.CostUSD > 0 {
 		out += fmt.Sprintf(", $%.2f", s.CostUSD)
@@ -89,21 +92,37 @@ func count(n int64) string {
 type Renderer struct {
 	out     io.Writer
 	opts    Options
-	claude  bool
-	line    []byte // begun, without its newline
-	skip    bool   // the rest of this line is left out
+	form    func(*Renderer, []byte) bool // reads one event; nil where every line is printed
+	line    []byte                       // begun, without its newline
+	skip    bool                         // the rest of this line is left out
 	summary Summary
 	last    string // the text printed last, so that the result is not printed twice
 	err     error
 }
 
-// New makes a Renderer that prints to w. The form is the roster's Stream: "claude" for Claude
-// Code's stream-json; anything else prints the sanitised lines as they are.
+// Forms are the streams that are understood, by the roster's Stream.
+func Forms() []string { return []string{"claude", "codex", "copilot", "opencode", "pi"} }
+
+// New makes a Renderer that prints to w. The form is the roster's Stream, one of Forms; anything
+// else prints the sanitised lines as they are.
 func New(w io.Writer, form string, o Options) *Renderer {
 	if o.Width < 40 {
 		o.Width = 100
 	}
-	return &Renderer{out: w, opts: o, claude: form == "claude"}
+	r := &Renderer{out: w, opts: o}
+	switch form {
+	case "claude":
+		r.form = (*Renderer).claudeEvent
+	case "codex":
+		r.form = (*Renderer).codexEvent
+	case "copilot":
+		r.form = (*Renderer).copilotEvent
+	case "opencode":
+		r.form = (*Renderer).opencodeEvent
+	case "pi":
+		r.form = (*Renderer).piEvent
+	}
+	return r
 }
 
 // Write takes a piece of the log. It fails only when the output does.
@@ -150,7 +169,7 @@ func (r *Renderer) flush() {
 
 func (r *Renderer) render(line []byte) {
 	line = bytes.TrimSuffix(line, []byte{'\r'})
-	if trimmed := bytes.TrimSpace(line); r.claude && len(trimmed) > 0 && trimmed[0] == '{' && r.claudeEvent(trimmed) {
+	if trimmed := bytes.TrimSpace(line); r.form != nil && len(trimmed) > 0 && trimmed[0] == '{' && r.form(r, trimmed) {
 		return
 	}
 	if len(bytes.TrimSpace(line)) > 0 {

@@ -3,6 +3,7 @@ package transcript
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,10 +14,13 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// TestGolden renders streams that the real Claude Code printed (testdata/*.jsonl).
+// TestGolden renders streams that the real agents printed (testdata/FORM-*.jsonl): work with one
+// failing command, and a key that the provider refuses. What is long and not read is cut out.
+//
+// spec/agents.md §17: 21.
 func TestGolden(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.jsonl")
-	if len(files) < 2 {
+	if len(files) < 2*len(Forms()) {
 		t.Fatal("the recorded streams are missing")
 	}
 	for _, file := range files {
@@ -26,7 +30,8 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out bytes.Buffer
-			r := New(&out, "claude", Options{Width: 80})
+			form, _, _ := strings.Cut(filepath.Base(file), "-")
+			r := New(&out, form, Options{Width: 80})
 			for _, c := range in { // byte by byte: cuts do not matter
 				if _, err := r.Write([]byte{c}); err != nil {
 					t.Fatal(err)
@@ -36,7 +41,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := r.Summary()
-			out.WriteString("--- " + s.Usage() + "\n")
+			fmt.Fprintf(&out, "--- %s, complete %v, error %v, session %v, calls %d, failed %d\n", s.Usage(), s.Complete, s.IsError, s.Session != "", s.ToolCalls, s.ToolFailures)
 			golden := strings.TrimSuffix(file, ".jsonl") + ".golden"
 			if *update {
 				if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
@@ -55,7 +60,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestSummaryOfARealRun(t *testing.T) {
-	in, err := os.ReadFile("testdata/work.jsonl")
+	in, err := os.ReadFile("testdata/claude-work.jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,13 +147,14 @@ func unprintable(s string) bool {
 // FuzzRenderer: whatever is in the log, only printable text comes out, bounded, and the cut
 // between two writes does not matter.
 func FuzzRenderer(f *testing.F) {
-	for _, name := range []string{"testdata/work.jsonl", "testdata/wrongkey.jsonl"} {
+	files, _ := filepath.Glob("testdata/*.jsonl")
+	for i, name := range files {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
 		}
 		for line := range bytes.Lines(data) {
-			f.Add(line, 7)
+			f.Add(line, i)
 		}
 	}
 	f.Add([]byte("\x1b]0;x\a\n{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"is_error\":true,\"content\":\"a\\nb\\nc\\nd\"}]}}"), 3)
@@ -158,7 +164,8 @@ func FuzzRenderer(f *testing.F) {
 			n = int(uint(cut) % uint(len(in)))
 		}
 		var one, two bytes.Buffer
-		a, b := New(&one, "claude", Options{Width: 60}), New(&two, "claude", Options{Width: 60})
+		form := Forms()[uint(cut)%uint(len(Forms()))]
+		a, b := New(&one, form, Options{Width: 60}), New(&two, form, Options{Width: 60})
 		_, _ = a.Write(in)
 		_ = a.Close()
 		_, _ = b.Write(in[:n])
@@ -177,4 +184,23 @@ func FuzzRenderer(f *testing.F) {
 			t.Fatalf("%d bytes became %d", len(in), one.Len())
 		}
 	})
+}
+
+// TestCodexCommands: what a person reads is the command, not the shell around it.
+func TestCodexCommands(t *testing.T) {
+	for in, want := range map[string]string{
+		`/bin/bash -lc 'ls -la'`:                                         `ls -la`,
+		`/bin/bash -lc "a \"b\" \$c"`:                                    `a "b" $c`,
+		`/bin/bash -lc "sed -i 's/\\"'$2/$1/'"' greet.sh && sh test.sh"`: `sed -i 's/\$2/$1/' greet.sh && sh test.sh`,
+		`bash -lc ls`:      `ls`,
+		`bash -lc 'a`:      `bash -lc 'a`,
+		`bash -lc "a`:      `bash -lc "a`,
+		`bash -lc 'a' b`:   `bash -lc 'a' b`,
+		`bash -lc \`:       `bash -lc \`,
+		`python3 -c 'x y'`: `python3 -c 'x y'`,
+	} {
+		if got := unwrapped(in); got != want {
+			t.Errorf("%s: %q", in, got)
+		}
+	}
 }

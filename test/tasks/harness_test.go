@@ -257,15 +257,22 @@ func (tr *tree) file(name, content string) string {
 // stores its key.
 func (tr *tree) withVault(delay time.Duration, script ...provider.Step) {
 	tr.t.Helper()
+	tr.withProvider("anthropic", provider.Config{Delay: delay, Script: script})
+}
+
+// withProvider is withVault for any provider.
+func (tr *tree) withProvider(name string, cfg provider.Config) {
+	tr.t.Helper()
 	tr.key = "sk-ant-api03-REAL-" + random()
-	model, err := provider.Start(provider.Config{Key: tr.key, Script: append(script, provider.Step{Text: "The work is done."}), Dir: tr.dir, Delay: delay})
+	cfg.Key, cfg.Dir, cfg.Script = tr.key, tr.dir, append(cfg.Script, provider.Step{Text: "The work is done."})
+	model, err := provider.Start(cfg)
 	if err != nil {
 		tr.t.Fatal(err)
 	}
 	tr.model = model
-	tr.file("config/terok/providers/anthropic.yml", fmt.Sprintf("upstream: %s\nca_file: %s\nallow_private: true\n", model.URL(), model.CAFile()))
+	tr.file("config/terok/providers/"+name+".yml", fmt.Sprintf("upstream: %s\nca_file: %s\nallow_private: true\n", model.URL(), model.CAFile()))
 	tr.run(0, "", "vault", "init", "--passphrase-file", tr.file("passphrase", pass+"\n"))
-	if _, _, err := tr.try(0, tr.key+"\n", "", "auth", "claude", "--api-key-stdin"); err != nil {
+	if _, _, err := tr.try(0, tr.key+"\n", "", "auth", name, "--api-key-stdin"); err != nil {
 		tr.t.Fatal(err)
 	}
 }

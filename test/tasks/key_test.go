@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"encoding/json"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -23,33 +22,7 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 	tr.wait(60*time.Second, "Claude is in the middle of its work", func() bool { return exists(filepath.Join(task.Workspace, "waiting")) })
 	mine := phantom(t, task)
 
-	inspect := podman(t, "inspect", task.Container.ID)
-	var details []struct {
-		State                                   struct{ Pid int }
-		StaticDir, OCIConfigPath, ConmonPidFile string
-		HostConfig                              struct{ LogConfig struct{ Path string } }
-		GraphDriver                             struct{ Data struct{ UpperDir string } }
-	}
-	if err := json.Unmarshal([]byte(inspect), &details); err != nil || len(details) != 1 {
-		t.Fatalf("%v in %s", err, inspect)
-	}
-	d := details[0]
-	start := time.Now()
-	r := sweep(t, sweepOrder{
-		Pid:     d.State.Pid,
-		Dirs:    []string{tr.dir, d.StaticDir, filepath.Dir(d.OCIConfigPath), filepath.Dir(d.ConmonPidFile), filepath.Dir(d.HostConfig.LogConfig.Path), d.GraphDriver.Data.UpperDir},
-		Needles: map[string]string{"key": strings.TrimPrefix(tr.key, "sk-ant-api03-REAL-"), "phantom": mine, "marker": marker},
-	})
-	t.Logf("swept %d processes, %d MiB of memory, %d files with %d MiB: %s", r.Processes, r.MemoryBytes>>20, r.FileCount, r.FileBytes>>20, time.Since(start).Round(time.Millisecond))
-	t.Logf("phantom: environ %q, memory %q, files %q; marker in files %q", r.Environ["phantom"], r.Memory["phantom"], r.Files["phantom"], r.Files["marker"])
-	for where, found := range map[string][]string{"environ": r.Environ["key"], "memory": r.Memory["key"], "files": r.Files["key"], "unreadable": r.Unreadable} {
-		if len(found) > 0 {
-			t.Errorf("%s: %q", where, found)
-		}
-	}
-	if r.Processes < 3 || len(r.Memory["phantom"]) == 0 || len(r.Environ["phantom"]) == 0 || len(r.Files["marker"]) < 3 {
-		t.Errorf("the search finds too little to prove anything: %+v", r)
-	}
+	_, inspect := tr.sweepTask(task, map[string]string{"key": strings.TrimPrefix(tr.key, "sk-ant-api03-REAL-"), "phantom": mine, "marker": marker})
 	texts := map[string]string{"inspect": inspect}
 	texts["log"] = podman(t, "logs", task.Container.ID)
 	texts["raw log"], _ = tr.run(0, "", "task", "logs", "--raw", "greet/"+task.ID)

@@ -21,7 +21,7 @@ func ask(t *testing.T, task taskView, key string) string {
 // phantom is what stands for the key in the container of a task.
 func phantom(t *testing.T, task taskView) string {
 	t.Helper()
-	p := inside(t, task, "jq -er .ANTHROPIC_API_KEY /run/terok/env.json")
+	p := inside(t, task, `jq -er '[.[] | select(startswith("terok-p-"))][0]' /run/terok/env.json`)
 	if len(p) < 20 {
 		t.Fatalf("no phantom: %q", p)
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // asSweeper makes this test binary a sweeper: it runs in podman's user namespace, where it may
@@ -28,12 +29,12 @@ type sweepOrder struct {
 
 // sweepReport says where the needles are, by name, and how much was read.
 type sweepReport struct {
-	Environ, Memory, Files map[string][]string
-	Processes              int
-	MemoryBytes, FileBytes int64
-	FileCount              int
-	Unreadable             []string // processes or files that could not be read: the sweep proves nothing
-	needles                map[string][]byte
+	Environ, Argv, Memory, Files map[string][]string
+	Processes                    int
+	MemoryBytes, FileBytes       int64
+	FileCount                    int
+	Unreadable                   []string // processes or files that could not be read: the sweep proves nothing
+	needles                      map[string][]byte
 }
 
 // sweep reads everything of a container that pid belongs to, and the directories.
@@ -57,13 +58,52 @@ func sweep(t *testing.T, order sweepOrder) *sweepReport {
 	return r
 }
 
+// sweepTask sweeps all that belongs to a task's container, inside and on the host, and fails the
+// test where the needle "key" is, or where too little was read to prove anything. It returns what
+// podman says of the container as well.
+func (tr *tree) sweepTask(task taskView, needles map[string]string) (*sweepReport, string) {
+	t := tr.t
+	t.Helper()
+	inspect := podman(t, "inspect", task.Container.ID)
+	var details []struct {
+		State                                   struct{ Pid int }
+		StaticDir, OCIConfigPath, ConmonPidFile string
+		HostConfig                              struct{ LogConfig struct{ Path string } }
+		GraphDriver                             struct{ Data struct{ UpperDir string } }
+	}
+	if err := json.Unmarshal([]byte(inspect), &details); err != nil || len(details) != 1 {
+		t.Fatalf("%v in %s", err, inspect)
+	}
+	d := details[0]
+	start := time.Now()
+	r := sweep(t, sweepOrder{
+		Pid:     d.State.Pid,
+		Dirs:    []string{tr.dir, d.StaticDir, filepath.Dir(d.OCIConfigPath), filepath.Dir(d.ConmonPidFile), filepath.Dir(d.HostConfig.LogConfig.Path), d.GraphDriver.Data.UpperDir},
+		Needles: needles,
+	})
+	t.Logf("swept %d processes, %d MiB of memory, %d files with %d MiB: %s", r.Processes, r.MemoryBytes>>20, r.FileCount, r.FileBytes>>20, time.Since(start).Round(time.Millisecond))
+	t.Logf("phantom: environ %q, argv %q, memory %q, files %q; marker in files %q", r.Environ["phantom"], r.Argv["phantom"], r.Memory["phantom"], r.Files["phantom"], r.Files["marker"])
+	for where, found := range map[string][]string{"environ": r.Environ["key"], "argv": r.Argv["key"], "memory": r.Memory["key"], "files": r.Files["key"], "unreadable": r.Unreadable} {
+		if len(found) > 0 {
+			t.Errorf("%s: %q", where, found)
+		}
+	}
+	if r.Processes < 3 || len(r.Memory["phantom"]) == 0 || len(r.Environ["phantom"]) == 0 || len(r.Files["marker"]) < 3 {
+		t.Errorf("the search finds too little to prove anything: %+v", r)
+	}
+	if strings.Contains(inspect, needles["key"]) {
+		t.Error("the key is in podman inspect")
+	}
+	return r, inspect
+}
+
 func sweeper() int {
 	var order sweepOrder
 	if err := json.NewDecoder(os.Stdin).Decode(&order); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	r := &sweepReport{Environ: map[string][]string{}, Memory: map[string][]string{}, Files: map[string][]string{}, needles: map[string][]byte{}}
+	r := &sweepReport{Environ: map[string][]string{}, Argv: map[string][]string{}, Memory: map[string][]string{}, Files: map[string][]string{}, needles: map[string][]byte{}}
 	for name, text := range order.Needles {
 		r.needles[name] = []byte(text)
 	}
@@ -128,6 +168,12 @@ func (r *sweepReport) process(p string) {
 		return
 	}
 	r.note(r.Environ, environ, place)
+	argv, err := os.ReadFile(p + "/cmdline")
+	if err != nil {
+		fail("cmdline", err)
+		return
+	}
+	r.note(r.Argv, argv, place)
 	maps, err := os.ReadFile(p + "/maps")
 	if err != nil {
 		fail("maps", err)
