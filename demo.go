@@ -158,7 +158,7 @@ func (d *demonstration) provider(_ context.Context, _ DemoOptions) error {
 func (d *demonstration) vault(ctx context.Context, _ DemoOptions) error {
 	var pass [16]byte
 	_, _ = rand.Read(pass[:])
-	if err := d.app.VaultInit(ctx, []byte(hex.EncodeToString(pass[:]))); err != nil {
+	if err := d.app.VaultInit(ctx, VaultSetup{Passphrase: []byte(hex.EncodeToString(pass[:]))}); err != nil {
 		return err
 	}
 	if _, _, err := d.app.AuthKey(ctx, "anthropic", "shared", []byte(d.secret)); err != nil {

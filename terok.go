@@ -30,4 +30,7 @@ type App struct {
 	Progress io.Writer                    // progress lines and streamed tool output; io.Discard for none
 	Now      func() time.Time             // wall clock
 	Confirm  func(q string) (bool, error) // asks the person; nil when nobody can be asked
+
+	// CredsSocket is where io.systemd.Credentials listens; "" is systemd's own place.
+	CredsSocket string
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"terok/internal/config"
@@ -18,79 +17,96 @@ import (
 	"terok/internal/vault/store"
 )
 
-// States of the vault.
-const (
-	VaultUnprovisioned = "unprovisioned" // there is none
-	VaultLocked        = "locked"
-	VaultUnlocked      = "unlocked"
-)
-
-// VaultStatus is the one truth about the vault that every face shows.
-type VaultStatus struct {
-	State       string `json:"state"`       // unprovisioned, locked or unlocked
-	LockReason  string `json:"lock_reason"` // user_locked, no_source or command; "" unless locked
-	Dir         string `json:"dir"`
-	PID         int    `json:"pid"`         // of the keyholder, 0 when none runs
-	Credentials int    `json:"credentials"` // stored ones, known only while unlocked
-	Sessions    int    `json:"sessions"`    // supervisors connected
-	Version     string `json:"version"`     // of the keyholder
-	Command     bool   `json:"passphrase_command"`
-	Hint        string `json:"hint"` // the next command, "" when nothing is to be done
-}
-
 // Credential describes a stored credential; the secret is never shown.
 type Credential = keyholder.Credential
 
-// VaultInit makes the vault and unlocks it. A nil passphrase comes from
-// credentials.passphrase_command. An existing vault is the Problem vault_exists (exit 7).
-func (a *App) VaultInit(ctx context.Context, pass []byte) error {
-	if pass == nil {
-		var err error
-		if pass, err = a.commandPassphrase(ctx, "init"); err != nil {
-			return err
-		}
-	}
-	defer clear(pass)
+// VaultSetup says how a new vault opens.
+type VaultSetup struct {
+	// Slot is the kind of the first way in: passphrase, command, systemd-creds or secret-service.
+	// "" is passphrase when there is one, else command.
+	Slot       string
+	Passphrase []byte       // for passphrase; the caller clears it
+	Generated  bool         // terok minted it: the vault keeps it and can show it
+	Recovery   RecoveryCode // a second way in; nil for none
+}
+
+// VaultInit makes the vault and unlocks it. An existing vault is the Problem vault_exists (exit 7),
+// a keeper that cannot be used tier_unavailable (5).
+func (a *App) VaultInit(ctx context.Context, s VaultSetup) error {
 	if err := a.notPanicked(); err != nil {
 		return err
 	}
-	if err := store.Init(a.Roots.VaultDir(), []store.NewSlot{{Kind: store.SlotPassphrase, Secret: pass}}, a.Now()); err != nil {
+	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil {
+		return err
+	} else if ok { // nothing is sealed for a vault that will not be made
+		return problem.New(store.CodeExists, problem.Conflict, "there is a vault in %s already", a.Roots.VaultDir()).WithHint("terok vault unlock")
+	}
+	first := store.NewSlot{Kind: s.Slot, Secret: s.Passphrase, Generated: s.Generated}
+	if first.Kind == "" {
+		first.Kind = store.SlotPassphrase
+		if s.Passphrase == nil {
+			first.Kind = store.SlotCommand
+		}
+	}
+	var err error
+	switch first.Kind {
+	case store.SlotCommand:
+		first.Secret, err = a.commandPassphrase(ctx, "init")
+		defer clear(first.Secret)
+	case store.SlotSystemdCreds, store.SlotSecretService:
+		first, err = a.seal(ctx, s.Slot, "auto", a.Confirm != nil)
+		defer clear(first.Secret)
+	}
+	if err != nil {
 		return err
 	}
-	a.note("vault_init", nil)
-	return a.unlock(ctx, pass)
+	ways := []store.NewSlot{first}
+	if s.Recovery != nil {
+		ways = append(ways, store.NewSlot{Kind: store.SlotRecovery, Secret: s.Recovery})
+	}
+	if err := store.Init(a.Roots.VaultDir(), ways, a.Now()); err != nil {
+		return err
+	}
+	a.note("vault_init", map[string]string{"slot": first.Kind})
+	return a.unlock(ctx, first.Secret)
+}
+
+// VaultKeepers says which keepers of this machine could hold the vault's key now. Nobody is asked.
+func (a *App) VaultKeepers(ctx context.Context) (systemdCreds, secretService bool) {
+	if a.creds().Present() {
+		blob, err := a.creds().Seal(ctx, []byte("terok asks whether this works"), "auto")
+		systemdCreds = err == nil && len(blob) > 0
+	}
+	return systemdCreds, a.ring(false).State(ctx) == nil
 }
 
 // VaultUnlock unlocks the vault for every task and face at once, starting the keyholder if need
-// be. A nil passphrase comes from credentials.passphrase_command. Problems: vault_missing (8),
-// wrong_passphrase (1), vault_damaged (1).
-func (a *App) VaultUnlock(ctx context.Context, pass []byte) error {
+// be. secret is a passphrase or a recovery code, which the caller clears; nil means what opens the
+// vault without a person. Problems: vault_missing (8), vault_locked (8) when nothing does,
+// wrong_passphrase, wrong_recovery_code, vault_damaged, vault_tampered, too_many_attempts (1).
+func (a *App) VaultUnlock(ctx context.Context, secret []byte) error {
 	if err := a.notPanicked(); err != nil {
 		return err
 	}
 	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
 		return errors.Join(err, a.noVault())
 	}
-	if pass == nil {
-		var err error
-		if pass, err = a.commandPassphrase(ctx, "unlock"); err != nil {
-			return err
-		}
+	if secret == nil {
+		return a.wake(ctx)
 	}
-	defer clear(pass)
-	return a.unlock(ctx, pass)
+	return a.unlock(ctx, secret)
 }
 
-func (a *App) unlock(ctx context.Context, pass []byte) error {
+func (a *App) unlock(ctx context.Context, secret []byte) error {
 	if err := holder.Start(ctx, a.Self, a.Roots); err != nil {
 		return err
 	}
-	c, err := keyholder.Dial(ctx, a.Roots.KeyholderSocket())
+	c, err := a.dial(ctx)
 	if err != nil {
 		return a.vaultProblem(err)
 	}
 	defer c.Close()
-	if err := c.Unlock(ctx, pass); err != nil {
+	if err := c.Unlock(ctx, secret); err != nil {
 		return a.vaultProblem(err)
 	}
 	a.note("vault_unlock", nil)
@@ -100,12 +116,9 @@ func (a *App) unlock(ctx context.Context, pass []byte) error {
 	return nil
 }
 
-// userLocked is the file that stands while a person wants the vault locked: then no command and
-// no sealed copy opens it again silently.
-func (a *App) userLocked() string { return filepath.Join(a.Roots.VaultDir(), "user-locked") }
-
 // VaultLock locks the vault: the keyholder forgets everything and ends, running tasks get 503
-// with the cure in words. Locking a locked vault is no error.
+// with the cure in words. Nothing but an unlock by a person opens it again. Locking a locked vault
+// is no error.
 func (a *App) VaultLock(ctx context.Context) error {
 	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
 		return errors.Join(err, a.noVault())
@@ -113,85 +126,73 @@ func (a *App) VaultLock(ctx context.Context) error {
 	if err := state.WriteFile(a.userLocked(), nil); err != nil {
 		return err
 	}
-	c, err := keyholder.Dial(ctx, a.Roots.KeyholderSocket())
-	if errors.Is(err, keyholder.ErrLocked) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.Lock(ctx); err != nil {
+	if err := a.endKeyholder(ctx); err != nil {
 		return err
 	}
 	a.note("vault_lock", nil)
 	return nil
 }
 
-// VaultStatus says how the vault is. It never unlocks and never asks.
-func (a *App) VaultStatus(ctx context.Context) (VaultStatus, error) {
-	st := VaultStatus{Dir: a.Roots.VaultDir(), State: VaultUnprovisioned, Hint: "terok vault init"}
-	cfg, err := config.LoadGlobal(a.Roots.ConfigFile())
-	if err != nil {
-		return st, err
-	}
-	st.Command = cfg.Credentials.PassphraseCommand != ""
-	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
-		return st, err
-	}
-	st.State, st.LockReason, st.Hint = VaultLocked, "no_source", "terok vault unlock"
-	if st.Command {
-		st.LockReason = "command"
-	}
-	if _, err := os.Lstat(a.userLocked()); err == nil {
-		st.LockReason = "user_locked"
-	}
-	c, err := keyholder.Dial(ctx, a.Roots.KeyholderSocket())
-	if errors.Is(err, keyholder.ErrLocked) {
-		return st, nil
-	}
-	if err != nil {
-		return st, err
-	}
-	defer c.Close()
-	ks, err := c.Status(ctx)
-	if errors.Is(err, keyholder.ErrLocked) { // it ended just now
-		return st, nil
-	}
-	if err != nil {
-		return st, a.vaultProblem(err)
-	}
-	st.PID, st.Credentials, st.Sessions, st.Version = ks.PID, ks.Credentials, ks.Sessions, ks.Version
-	if ks.Unlocked {
-		st.State, st.LockReason, st.Hint = VaultUnlocked, "", ""
-	}
-	return st, nil
-}
-
-// VaultNeed makes sure that the vault is unlocked, by credentials.passphrase_command where one is
-// configured and the person has not locked the vault. Otherwise it is the Problem vault_missing or
-// vault_locked (exit 8), which a face with a terminal may cure and try again.
+// VaultNeed makes sure that the vault is unlocked, by what opens it without a person if there is
+// something and nobody has locked the vault. Otherwise it is the Problem vault_missing or
+// vault_locked (exit 8) with the reason, which a face with a terminal may cure and try again.
 func (a *App) VaultNeed(ctx context.Context) error {
-	st, err := a.VaultStatus(ctx)
-	if err != nil {
+	if c, err := a.dial(ctx); err == nil {
+		st, err := c.Status(ctx)
+		c.Close()
+		if err == nil && st.Unlocked {
+			return nil
+		}
+	}
+	if err := a.notPanicked(); err != nil {
 		return err
 	}
-	switch {
-	case st.State == VaultUnlocked:
-		return nil
-	case st.State == VaultUnprovisioned:
-		return a.noVault()
-	case st.LockReason == "command":
-		return a.VaultUnlock(ctx, nil)
+	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
+		return errors.Join(err, a.noVault())
 	}
-	return a.lockedProblem()
+	if _, err := os.Lstat(a.userLocked()); err == nil {
+		return a.lockedProblem(LockUser)
+	}
+	return a.wake(ctx)
+}
+
+// dial connects to the keyholder. One that runs another program than the one installed in its
+// place, which is ours, becomes that one first.
+func (a *App) dial(ctx context.Context) (*keyholder.Client, error) {
+	c, err := keyholder.Dial(ctx, a.Roots.KeyholderSocket())
+	if err != nil {
+		return nil, err
+	}
+	st, err := c.Status(ctx)
+	if err != nil || !st.Outdated || !sameProgram(a.Self, st.Program) {
+		return c, nil // what is wrong shows in what comes next
+	}
+	err = c.Upgrade(ctx)
+	c.Close()
+	if err != nil && !errors.Is(err, keyholder.ErrLocked) && !errors.Is(err, keyholder.ErrRefused) {
+		return nil, err
+	}
+	a.note("keyholder_upgraded", nil)
+	if err := holder.Start(ctx, a.Self, a.Roots); err != nil {
+		return nil, err
+	}
+	return keyholder.Dial(ctx, a.Roots.KeyholderSocket())
+}
+
+func sameProgram(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 func (a *App) operator(ctx context.Context) (*keyholder.Client, error) {
 	if err := a.VaultNeed(ctx); err != nil {
 		return nil, err
 	}
-	c, err := keyholder.Dial(ctx, a.Roots.KeyholderSocket())
+	c, err := a.dial(ctx)
 	return c, a.vaultProblem(err)
 }
 
@@ -314,8 +315,8 @@ func (a *App) noVault() error {
 	return problem.New(store.CodeMissing, problem.Locked, "there is no vault yet").WithHint("terok vault init")
 }
 
-func (a *App) lockedProblem() error {
-	return problem.New(keyholder.CodeLocked, problem.Locked, "the vault is locked").WithHint("terok vault unlock")
+func (a *App) lockedProblem(reason string) error {
+	return problem.New(keyholder.CodeLocked, problem.Locked, "the vault is locked").WithHint("terok vault unlock").With("lock_reason", reason)
 }
 
 // vaultProblem turns what the keyholder said into what a person reads.
@@ -329,7 +330,7 @@ func (a *App) vaultProblem(err error) error {
 		return p
 	}
 	if errors.Is(err, keyholder.ErrLocked) {
-		return a.lockedProblem()
+		return a.lockedProblem(LockNoSource)
 	}
 	return err
 }

@@ -202,9 +202,19 @@ func (e *env) styled(w io.Writer) bool {
 // confirm asks a yes/no question; the default and EOF are no.
 func (e *env) confirm(q string) (bool, error) {
 	fmt.Fprintf(e.err, "%s [y/N] ", q)
+	line, err := readLine(e.in)
+	if err != nil {
+		return false, err
+	}
+	a := strings.ToLower(strings.TrimSpace(line))
+	return a == "y" || a == "yes", nil
+}
+
+// readLine reads one line and nothing behind it, without its end; the end of the input ends it too.
+func readLine(r io.Reader) (string, error) {
 	var line []byte
-	for buf := make([]byte, 1); ; {
-		n, err := e.in.Read(buf)
+	for buf := make([]byte, 1); len(line) < 64<<10; {
+		n, err := r.Read(buf)
 		if n == 1 && buf[0] != '\n' {
 			line = append(line, buf[0])
 			continue
@@ -213,11 +223,10 @@ func (e *env) confirm(q string) (bool, error) {
 			break
 		}
 		if err != nil {
-			return false, err
+			return "", err
 		}
 	}
-	a := strings.ToLower(strings.TrimSpace(string(line)))
-	return a == "y" || a == "yes", nil
+	return strings.TrimSuffix(string(line), "\r"), nil
 }
 
 // Warning is a remark that does not change the result.

@@ -276,18 +276,17 @@ func (e *env) cure(cmd *cobra.Command, problemErr error) (bool, error) {
 	p := problem.Of(problemErr)
 	switch p.Code {
 	case "vault_missing":
-		fmt.Fprintln(e.err, "Your API keys are kept in an encrypted vault. Choose its passphrase.")
-		pass, err := e.passphrase(cmd, "", true)
-		if err != nil {
-			return false, err
-		}
-		return true, e.app.VaultInit(cmd.Context(), pass)
+		fmt.Fprintln(e.err, "Your API keys are kept in an encrypted vault.")
+		return true, e.setUpVault(cmd, setupOptions{})
 	case "vault_locked":
-		pass, err := e.passphrase(cmd, "", false)
-		if err != nil {
-			return false, err
+		byUser := p.Details["lock_reason"] == terok.LockUser
+		if byUser {
+			if ok, err := e.confirm("You have locked the vault. Unlock it?"); err != nil || !ok {
+				return false, err
+			}
 		}
-		return true, e.app.VaultUnlock(cmd.Context(), pass)
+		_, err := e.unlock(cmd, "", false, false, !byUser)
+		return true, err
 	case "credential_missing":
 		name, _ := p.Details["provider"].(string)
 		fmt.Fprintf(e.err, "%s.\n", p.Message)

@@ -1,16 +1,14 @@
 package cli
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
+	"slices"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"terok"
 	"terok/internal/problem"
 	"terok/internal/text"
 	"terok/internal/vault/passphrase"
@@ -18,93 +16,331 @@ import (
 
 func newVaultCmd(e *env) *cobra.Command {
 	return group("vault", "Keep real keys out of containers",
-		newVaultInitCmd(e), newVaultUnlockCmd(e), newVaultLockCmd(e), newVaultStatusCmd(e))
+		newVaultInitCmd(e), newVaultUnlockCmd(e), newVaultLockCmd(e), newVaultStatusCmd(e),
+		newVaultListCmd(e), newVaultShowCmd(e), newVaultExplainCmd(e),
+		newSlotsCmd(e), newPassphraseCmd(e), newRecoveryCmd(e), newRotateKeyCmd(e),
+		newVaultVerifyCmd(e), newVaultBackupCmd(e), newVaultRestoreCmd(e), newVaultWipeCmd(e))
+}
+
+// setupOptions are the flags of init.
+type setupOptions struct {
+	file, slot string
+	generate   bool
+	recovery   recoveryOptions
 }
 
 func newVaultInitCmd(e *env) *cobra.Command {
-	var file string
+	var o setupOptions
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make the vault and unlock it",
-		Long: `Makes the vault: one encrypted file that a passphrase opens, and unlocks it.
+		Long: `Makes the vault, one encrypted file, and unlocks it. What opens it from then on is a slot:
 
-The passphrase is typed twice, or comes from --passphrase-file or from the command in
-credentials.passphrase_command of config.yml; never from an argument or the environment.`,
-		Example: "  terok vault init\n  terok vault init --passphrase-file ~/.config/terok/passphrase",
+  systemd-creds    this machine, sealed to its TPM where there is one; nobody types anything
+  secret-service   the desktop's keyring
+  passphrase       typed, from --passphrase-file, or made by terok with --generate
+  command          what credentials.passphrase_command of config.yml prints
+
+On a terminal the first one that works is offered; without one, say which. A secret is never taken
+from an argument or the environment. A recovery code is shown once, for when all else is lost.`,
+		Example: "  terok vault init\n  terok vault init --passphrase-file ~/.config/terok/passphrase\n  terok vault init --slot systemd-creds --recovery-out ~/recovery-code",
 		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			pass, err := e.passphrase(cmd, file, true)
-			if err != nil {
-				return err
-			}
-			defer clear(pass)
-			if err := e.app.VaultInit(cmd.Context(), pass); err != nil {
+			if err := e.setUpVault(cmd, o); err != nil {
 				return err
 			}
 			return e.printVault(cmd, "vault.init")
 		},
 	}
-	passphraseFlag(c, &file)
+	passphraseFlag(c, &o.file)
+	c.Flags().StringVar(&o.slot, "slot", "", "systemd-creds, secret-service, passphrase or command")
+	c.Flags().StringVar(&o.slot, "passphrase-tier", "", "")
+	_ = c.Flags().MarkHidden("passphrase-tier")
+	c.Flags().BoolVar(&o.generate, "generate", false, "let terok make the passphrase; an open vault can show it")
+	o.recovery.flags(c)
+	c.MarkFlagsMutuallyExclusive("passphrase-file", "generate")
 	return c
+}
+
+// setUpVault makes the vault. Nothing is made before it is sure that the person gets what they need
+// to open it again.
+func (e *env) setUpVault(cmd *cobra.Command, o setupOptions) error {
+	if err := o.recovery.check(); err != nil {
+		return err
+	}
+	st, err := e.app.VaultStatus(cmd.Context())
+	if err != nil {
+		return err
+	}
+	set, err := e.chooseSlot(cmd, o, st)
+	if err != nil {
+		return err
+	}
+	machine := set.Slot == "systemd-creds" || set.Slot == "secret-service" || set.Generated
+	if machine && !e.canShow(o.recovery) {
+		return problem.New("usage", problem.Usage, "the recovery code could be shown nowhere, and without it only this machine would open the vault").
+			WithHint("terok vault init --slot %s --recovery-out FILE", set.Slot)
+	}
+	if st.State == terok.VaultUnprovisioned && set.Slot == "passphrase" && set.Passphrase == nil {
+		if set.Passphrase, err = e.chosen("Passphrase of the vault: "); err != nil {
+			return err
+		}
+	}
+	defer clear(set.Passphrase)
+	var f *os.File
+	cancel := func() {}
+	if e.canShow(o.recovery) && st.State == terok.VaultUnprovisioned {
+		if f, cancel, err = o.recovery.reserve(); err != nil {
+			return err
+		}
+		set.Recovery = terok.NewRecoveryCode()
+	}
+	if err := e.app.VaultInit(cmd.Context(), set); err != nil {
+		cancel()
+		return err
+	}
+	if set.Recovery == nil {
+		fmt.Fprintln(e.err, "Nothing but this opens the vault. A recovery code: terok vault recovery rotate --recovery-out FILE")
+		return nil
+	}
+	return e.handOver(cmd, set.Recovery, o.recovery, f)
+}
+
+// chooseSlot decides what opens the new vault first.
+func (e *env) chooseSlot(cmd *cobra.Command, o setupOptions, st terok.VaultStatus) (terok.VaultSetup, error) {
+	set := terok.VaultSetup{Slot: o.slot, Generated: o.generate}
+	switch {
+	case !slices.Contains([]string{"", "systemd-creds", "secret-service", "passphrase", "command"}, o.slot):
+		return set, problem.New("usage", problem.Usage, "--slot takes systemd-creds, secret-service, passphrase or command, not %q", text.Line(o.slot, 40))
+	case o.slot != "" && o.slot != "passphrase" && (o.file != "" || o.generate):
+		return set, problem.New("usage", problem.Usage, "a passphrase is for --slot passphrase")
+	case o.file != "":
+		set.Slot = "passphrase"
+		var err error
+		set.Passphrase, err = passphrase.File(o.file)
+		return set, err
+	case o.generate:
+		set.Slot, set.Passphrase = "passphrase", terok.MintPassphrase()
+		return set, nil
+	case o.slot == "passphrase" && !e.interactive():
+		return set, problem.New("passphrase_needed", problem.Declined, "a passphrase is needed and nobody can be asked").
+			WithHint("terok vault init --passphrase-file FILE")
+	case o.slot != "" || st.State != terok.VaultUnprovisioned: // the core says what is wrong
+		return set, nil
+	case st.Command:
+		set.Slot = "command"
+		return set, nil
+	case !e.interactive():
+		return set, problem.New("usage", problem.Usage, "nobody can be asked what shall open the vault").
+			WithHint("terok vault init --passphrase-file FILE, or: terok vault init --slot systemd-creds --recovery-out FILE")
+	}
+	creds, ring := e.app.VaultKeepers(cmd.Context())
+	set.Slot = "passphrase"
+	switch {
+	case creds:
+		set.Slot = "systemd-creds"
+		fmt.Fprintln(e.err, "This machine will open the vault by itself (systemd-creds); nobody types a passphrase.")
+	case ring:
+		ok, err := e.confirm("Shall the desktop's keyring open the vault, so that nobody types a passphrase?")
+		if err != nil {
+			return set, err
+		}
+		if ok {
+			set.Slot = "secret-service"
+		}
+	}
+	return set, nil
 }
 
 func newVaultUnlockCmd(e *env) *cobra.Command {
 	var file string
+	var stdin, recovery, force bool
 	c := &cobra.Command{
 		Use:   "unlock",
 		Short: "Unlock the vault for every task and face",
 		Long: `Unlocks the vault until "terok vault lock", logout or panic. Running tasks can use it at once.
 
-The passphrase is typed, or comes from --passphrase-file or from the command in
-credentials.passphrase_command of config.yml; never from an argument or the environment.`,
-		Example: "  terok vault unlock\n  terok vault unlock --passphrase-file ~/.config/terok/passphrase",
+What opens the vault without anybody is tried first (systemd-creds, the keyring, the command in
+credentials.passphrase_command); then the passphrase or the recovery code is typed, or comes from
+--passphrase-file or --stdin; never from an argument or the environment.`,
+		Example: "  terok vault unlock\n  terok vault unlock --recovery\n  terok vault unlock --passphrase-file ~/.config/terok/passphrase",
 		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for attempt := 1; ; attempt++ {
-				pass, err := e.passphrase(cmd, file, false)
-				if err != nil {
-					return err
-				}
-				typed := pass != nil && file == ""
-				err = e.app.VaultUnlock(cmd.Context(), pass)
-				if problem.Is(err, "wrong_passphrase") && typed && attempt < 3 {
-					fmt.Fprintln(e.err, "wrong passphrase")
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				return e.printVault(cmd, "vault.unlock")
+			opened, err := e.unlock(cmd, file, stdin, recovery, force)
+			if err != nil {
+				return err
 			}
+			if opened && e.interactive() {
+				if err := e.afterRecovery(cmd); err != nil {
+					return err
+				}
+			}
+			return e.printVault(cmd, "vault.unlock")
 		},
 	}
 	passphraseFlag(c, &file)
+	c.Flags().BoolVar(&stdin, "stdin", false, "read the passphrase or recovery code from stdin, one line")
+	c.Flags().BoolVar(&recovery, "recovery", false, "type the recovery code")
+	c.Flags().BoolVar(&force, "force", false, "ask for the passphrase even when the vault opens without")
+	c.MarkFlagsMutuallyExclusive("passphrase-file", "stdin", "recovery")
 	return c
 }
 
-func newVaultLockCmd(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use:     "lock",
-		Short:   "Forget every key; tasks get 503 until the vault is unlocked",
-		Example: "  terok vault lock",
-		Args:    exactly(0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := e.app.VaultLock(cmd.Context()); err != nil {
-				return err
-			}
-			return e.printVault(cmd, "vault.lock")
-		},
+// unlock opens the vault and reports whether a recovery code did it.
+func (e *env) unlock(cmd *cobra.Command, file string, stdin, recovery, force bool) (byCode bool, err error) {
+	ctx := cmd.Context()
+	switch {
+	case file != "" || stdin:
+		var pass []byte
+		if stdin {
+			var line string
+			line, err = readLine(e.in)
+			pass = []byte(line)
+		} else {
+			pass, err = passphrase.File(file)
+		}
+		if err != nil {
+			return false, err
+		}
+		defer clear(pass)
+		if len(pass) == 0 {
+			return false, problem.New("empty_passphrase", problem.Usage, "nothing came on stdin")
+		}
+		return terok.IsRecoveryCode(pass), e.app.VaultUnlock(ctx, pass)
+	case !recovery && !force:
+		err := e.app.VaultUnlock(ctx, nil)
+		if err == nil || !problem.Is(err, "vault_locked") && !problem.Is(err, "passphrase_command") {
+			return false, err
+		}
+		if !e.interactive() {
+			return false, err
+		}
+		if p := problem.Of(err); p.Details["lock_reason"] != terok.LockNoSource {
+			fmt.Fprintln(e.err, p.Message)
+		}
+	}
+	prompt := "Passphrase of the vault, or its recovery code: "
+	if recovery {
+		prompt = "Recovery code of the vault: "
+	}
+	for attempt := 1; ; attempt++ {
+		pass, err := e.secret(prompt)
+		if err != nil {
+			return false, err
+		}
+		if recovery && !terok.IsRecoveryCode(pass) {
+			pass = append([]byte(terok.RecoveryPrefix), pass...)
+		}
+		code := terok.IsRecoveryCode(pass)
+		err = e.app.VaultUnlock(ctx, pass)
+		clear(pass)
+		if (problem.Is(err, "wrong_passphrase") || problem.Is(err, "wrong_recovery_code")) && attempt < 3 {
+			fmt.Fprintln(e.err, problem.Of(err).Message)
+			continue
+		}
+		return code, err
 	}
 }
 
-func newVaultStatusCmd(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use:     "status",
-		Short:   "Say whether the vault is locked, and what opens it",
-		Example: "  terok vault status\n  terok vault status --json",
-		Args:    exactly(0, ""),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return e.printVault(cmd, "vault.status") },
+// afterRecovery makes sure that there is another way in than a code on paper.
+func (e *env) afterRecovery(cmd *cobra.Command) error {
+	st, err := e.app.VaultStatus(cmd.Context())
+	if err != nil || st.Source != "recovery" {
+		return err
 	}
+	fmt.Fprintln(e.err, "The recovery code opened the vault. Choose a new passphrase, for the next time.")
+	pass, err := e.chosen("New passphrase of the vault: ")
+	if err != nil {
+		return err
+	}
+	defer clear(pass)
+	return e.app.VaultPassphraseChange(cmd.Context(), pass, false)
+}
+
+func newVaultLockCmd(e *env) *cobra.Command {
+	var destroy, force bool
+	var typed string
+	c := &cobra.Command{
+		Use:   "lock",
+		Short: "Forget every key; tasks get 503 until the vault is unlocked",
+		Long: `Locks the vault for every task and face, and keeps it locked: neither a sealed copy nor the keyring
+opens it again until somebody runs "terok vault unlock". With --destroy the sealed copies, what the
+keyring keeps and the command's way in are taken away for good.`,
+		Example: "  terok vault lock\n  terok vault lock --destroy",
+		Args:    exactly(0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if typed != "" && typed != "SAVED" {
+				return problem.New("usage", problem.Usage, "--ack-typed takes the word SAVED")
+			}
+			if !destroy {
+				if err := e.app.VaultLock(cmd.Context()); err != nil {
+					return err
+				}
+				return e.printVault(cmd, "vault.lock")
+			}
+			return e.destroyCopies(cmd, typed == "SAVED", force)
+		},
+	}
+	c.Flags().BoolVar(&destroy, "destroy", false, "also take away what opens the vault without a person")
+	c.Flags().BoolVar(&force, "force", false, "ask no questions")
+	c.Flags().StringVar(&typed, "ack-typed", "", "SAVED: the recovery code is kept, for scripts")
+	return c
+}
+
+func (e *env) destroyCopies(cmd *cobra.Command, sure, force bool) error {
+	if !force && !e.yes && e.interactive() {
+		if ok, err := e.confirm("Only the passphrase and the recovery code will open the vault then. Go on?"); err != nil || !ok {
+			return problem.New("declined", problem.Declined, "nothing was changed")
+		}
+	}
+	gone, err := e.app.VaultDestroyCopies(cmd.Context(), sure)
+	if problem.Is(err, "recovery_unconfirmed") && e.interactive() {
+		if terr := e.typed("SAVED", "Nobody has confirmed to have the recovery code, and nothing else will open the vault."); terr != nil {
+			return terr
+		}
+		gone, err = e.app.VaultDestroyCopies(cmd.Context(), true)
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range gone {
+		fmt.Fprintf(e.err, "taken away: %s (%.8s)\n", s.Kind, s.ID)
+	}
+	return e.printVault(cmd, "vault.lock")
+}
+
+func newVaultStatusCmd(e *env) *cobra.Command {
+	var check bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say whether the vault is locked, and what opens it",
+		Long: `Says how the vault is, what would open it, and what somebody should do about it. It never opens the
+vault and never asks. With --check the exit code tells: 0 open or opened by the next command, 8 locked
+or not there, 1 damaged.`,
+		Example: "  terok vault status\n  terok vault status --json\n  terok vault status --check",
+		Args:    exactly(0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !check {
+				return e.printVault(cmd, "vault.status")
+			}
+			st, err := e.app.VaultStatus(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := e.printStatus(st, "vault.status"); err != nil {
+				return err
+			}
+			switch {
+			case st.State == terok.VaultError:
+				return exitCode(problem.Failed)
+			case st.State != terok.VaultUnlocked && st.LockReason != terok.LockNotStarted:
+				return exitCode(problem.Locked)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&check, "check", false, "let the exit code tell")
+	return c
 }
 
 func (e *env) printVault(cmd *cobra.Command, schema string) error {
@@ -112,16 +348,40 @@ func (e *env) printVault(cmd *cobra.Command, schema string) error {
 	if err != nil {
 		return err
 	}
+	return e.printStatus(st, schema)
+}
+
+// reasons are the lock reasons in words.
+var lockReasons = map[string]string{
+	terok.LockUser:       " by you",
+	terok.LockPanic:      " by panic",
+	terok.LockNotStarted: ", opened by the next command that needs it",
+	terok.LockUnreadable: ": what should open it cannot be read now",
+}
+
+func (e *env) printStatus(st terok.VaultStatus, schema string) error {
 	return e.print(schema, st, func(w io.Writer) error {
 		fmt.Fprintf(w, "vault %s", st.State)
-		switch {
-		case st.State == "unlocked":
+		if st.State == terok.VaultUnlocked {
 			fmt.Fprintf(w, " · %s · keyholder %d, %s", count(st.Credentials, "credential"), st.PID, count(st.Sessions, "task"))
-		case st.LockReason == "user_locked":
-			fmt.Fprint(w, " by you")
+		}
+		fmt.Fprint(w, lockReasons[st.LockReason])
+		if st.Error != "" {
+			fmt.Fprintf(w, ": %s", text.Line(st.Error, 400))
 		}
 		fmt.Fprintln(w)
-		if st.Hint != "" && schema == "vault.status" {
+		if schema != "vault.status" {
+			return nil
+		}
+		for _, c := range st.Chain {
+			if c.Detail != "" {
+				fmt.Fprintf(w, "  %s: %s\n", c.Source, text.Line(c.Detail, 200))
+			}
+		}
+		for _, x := range st.Warnings {
+			fmt.Fprintf(e.err, "%s: %s\n  → %s\n", x.Severity, x.Message, x.Hint)
+		}
+		if st.Hint != "" {
 			fmt.Fprintf(e.err, "  → %s\n", st.Hint)
 		}
 		return nil
@@ -133,198 +393,4 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-func passphraseFlag(c *cobra.Command, file *string) {
-	c.Flags().StringVar(file, "passphrase-file", "", "file (mode 0600) or pipe that holds the passphrase")
-}
-
-// passphrase gets a passphrase from a file or the terminal; nil means that the configured command
-// is to be asked.
-func (e *env) passphrase(cmd *cobra.Command, file string, twice bool) ([]byte, error) {
-	if file != "" {
-		return passphrase.File(file)
-	}
-	st, err := e.app.VaultStatus(cmd.Context())
-	if err != nil {
-		return nil, err
-	}
-	if st.Command || !e.interactive() {
-		return nil, nil
-	}
-	if twice && st.State != "unprovisioned" || !twice && st.State == "unprovisioned" {
-		return nil, nil // the core says what is wrong, before anything is typed
-	}
-	pass, err := e.secret("Passphrase of the vault: ")
-	if err != nil || !twice {
-		return pass, err
-	}
-	again, err := e.secret("Again: ")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(again)
-	if !bytes.Equal(pass, again) {
-		return nil, problem.New("usage", problem.Usage, "the two were not the same")
-	}
-	if weak(pass) {
-		ok, err := e.confirm("That is short or of one kind of character only. Use it all the same?")
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, problem.New("declined", problem.Declined, "nothing was made")
-		}
-	}
-	return pass, nil
-}
-
-// weak reports whether a passphrase is under 12 characters or of one kind only.
-func weak(p []byte) bool {
-	var lower, upper, digit, other int
-	for _, c := range p {
-		switch {
-		case c >= 'a' && c <= 'z':
-			lower = 1
-		case c >= 'A' && c <= 'Z':
-			upper = 1
-		case c >= '0' && c <= '9':
-			digit = 1
-		default:
-			other = 1
-		}
-	}
-	return len(p) < 12 || lower+upper+digit+other < 2
-}
-
-// secret reads one line from the terminal without showing it.
-func (e *env) secret(prompt string) ([]byte, error) {
-	f, ok := e.in.(*os.File)
-	if !ok || !e.interactive() {
-		return nil, problem.New("declined", problem.Declined, "a secret is needed and there is no terminal to type it")
-	}
-	fmt.Fprint(e.err, prompt)
-	b, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(e.err)
-	if err != nil {
-		return nil, err
-	}
-	// Markers of a bracketed paste, where the terminal sends them.
-	b = bytes.TrimSuffix(bytes.TrimPrefix(b, []byte("\x1b[200~")), []byte("\x1b[201~"))
-	if len(b) == 0 {
-		return nil, problem.New("declined", problem.Declined, "nothing was typed")
-	}
-	return b, nil
-}
-
-func newAuthCmd(e *env) *cobra.Command {
-	var o struct {
-		stdin, list, remove   bool
-		file, scope, argument string
-	}
-	c := &cobra.Command{
-		Use:   "auth [AGENT|PROVIDER]",
-		Short: "Give the vault a key for an agent",
-		Long: `Stores an API key in the vault. Containers never see it: they hold a token that is worth
-nothing elsewhere, and the supervisor puts the key in its place on the way to the provider.
-
-Running tasks use a new key from their next request on.`,
-		Example: "  terok auth claude\n  pass show anthropic | terok auth claude --api-key-stdin\n  terok auth --list",
-		Args:    atMost(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.argument != "" {
-				return problem.New("usage", problem.Usage, "a key on the command line can be read by every process of this machine; revoke it if it was real").
-					WithHint("terok auth NAME --api-key-stdin")
-			}
-			if o.list {
-				return e.authList(cmd)
-			}
-			if len(args) == 0 {
-				return problem.New("usage", problem.Usage, "which agent or provider?").WithHint("terok auth claude")
-			}
-			if o.remove {
-				p, err := e.app.AuthRemove(cmd.Context(), args[0], o.scope)
-				if err != nil {
-					return err
-				}
-				return e.print("auth.remove", map[string]any{"provider": p, "scope": o.scope}, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "%s: forgotten\n", p)
-					return err
-				})
-			}
-			// Before anybody types or pipes a key.
-			if err := e.app.KnownCredential(args[0]); err != nil {
-				return err
-			}
-			if err := e.app.VaultNeed(cmd.Context()); err != nil {
-				return err
-			}
-			key, err := e.apiKey(o.stdin, o.file, args[0])
-			if err != nil {
-				return err
-			}
-			p, replaced, err := e.app.AuthKey(cmd.Context(), args[0], o.scope, key)
-			if err != nil {
-				return err
-			}
-			return e.print("auth.store", map[string]any{"provider": p, "scope": o.scope, "replaced": replaced}, func(w io.Writer) error {
-				verb := "stored"
-				if replaced {
-					verb = "replaced"
-				}
-				_, err := fmt.Fprintf(w, "%s: key %s (%s)\n", p, verb, o.scope)
-				return err
-			})
-		},
-	}
-	f := c.Flags()
-	f.BoolVar(&o.stdin, "api-key-stdin", false, "read the key from stdin")
-	f.StringVar(&o.file, "api-key-file", "", "read the key from a file (mode 0600)")
-	f.StringVar(&o.scope, "scope", "shared", "shared, or project:NAME for one project only")
-	f.BoolVar(&o.list, "list", false, "show what is stored, without the keys")
-	f.BoolVar(&o.remove, "remove", false, "forget the key")
-	f.StringVar(&o.argument, "api-key", "", "")
-	_ = f.MarkHidden("api-key") // known only to be refused with a reason
-	c.MarkFlagsMutuallyExclusive("api-key-stdin", "api-key-file", "list", "remove")
-	return c
-}
-
-func (e *env) apiKey(stdin bool, file, name string) ([]byte, error) {
-	switch {
-	case file != "":
-		return passphrase.File(file)
-	case stdin:
-		key, err := io.ReadAll(io.LimitReader(e.in, 16<<10))
-		if err != nil {
-			return nil, fmt.Errorf("read the key: %w", err)
-		}
-		if len(bytes.TrimSpace(key)) == 0 {
-			return nil, problem.New("usage", problem.Usage, "no key came on stdin")
-		}
-		return key, nil
-	}
-	key, err := e.secret("API key for " + text.Line(name, 64) + ": ")
-	if p, ok := errors.AsType[*problem.Problem](err); ok {
-		return nil, p.WithHint("terok auth %s --api-key-stdin", name)
-	}
-	return key, err
-}
-
-func (e *env) authList(cmd *cobra.Command) error {
-	list, err := e.app.AuthList(cmd.Context())
-	if err != nil {
-		return err
-	}
-	return e.print("auth.list", map[string]any{"credentials": list}, func(w io.Writer) error {
-		if len(list) == 0 {
-			fmt.Fprintln(e.err, "nothing is stored\n  → terok auth claude")
-			return nil
-		}
-		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "PROVIDER\tSCOPE\tKIND\tENDS IN\tUPDATED")
-		for _, c := range list {
-			fmt.Fprintf(tw, "%s\t%s\t%s\t…%s\t%s\n", c.Provider, c.Scope, c.Kind, text.Line(c.Hint, 8), c.UpdatedAt.Local().Format("2006-01-02 15:04"))
-		}
-		return tw.Flush()
-	})
 }

@@ -34,7 +34,19 @@ func LockFor(path string, wait time.Duration) (unlock func(), err error) {
 	}
 }
 
+// TryLockFile is TryLock that hands out the file which holds the lock, for a process that keeps it
+// over exec(2). Closing it ends the lock.
+func TryLockFile(path string) (*os.File, error) { return lockFile(path, unix.LOCK_EX|unix.LOCK_NB) }
+
 func lock(path string, how int) (func(), error) {
+	f, err := lockFile(path, how)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+func lockFile(path string, how int) (*os.File, error) {
 	if err := MkdirAll(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -55,5 +67,5 @@ func lock(path string, how int) (func(), error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }

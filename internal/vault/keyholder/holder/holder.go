@@ -49,8 +49,10 @@ type Config struct {
 	Watch time.Duration    // how often socket and panic lock are looked at; 0 is 500 ms
 	Now   func() time.Time // nil: time.Now
 
-	Program string                                       // absolute path of the running program; "": it is never replaced
-	Key     []byte                                       // of the vault, from the keyholder before this one; cleared
+	Program string   // absolute path of the running program; "": it is never replaced
+	Key     []byte   // of the vault, from the keyholder before this one; cleared
+	Lock    *os.File // that keeps the keyholder single, from the one before; nil: it is taken
+
 	reserve func(dir string) (release func(), err error) // nil: reserve
 }
 
@@ -94,14 +96,21 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return problem.New("panic", problem.Conflict, "the panic lock stands").WithHint("terok panic --clear")
 	}
 	socket := cfg.Roots.KeyholderSocket()
-	unlock, err := state.TryLock(socket)
-	if errors.Is(err, state.ErrLocked) {
-		return ErrRunning
+	lock := cfg.Lock
+	if lock == nil {
+		var err error
+		if lock, err = state.TryLockFile(socket); errors.Is(err, state.ErrLocked) {
+			return ErrRunning
+		} else if err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	keep := false
+	defer func() {
+		if !keep {
+			lock.Close()
+		}
+	}()
 	l, err := listen(socket)
 	if err != nil {
 		return err
@@ -130,6 +139,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	serving.Wait()
 	h.waiting.Wait()
 	if h.next != nil {
+		h.next.lock, keep = lock, true
 		return h.next
 	}
 	return nil

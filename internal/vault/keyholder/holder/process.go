@@ -35,6 +35,7 @@ func Main(args []string) int {
 		}
 	}
 	var key []byte
+	var lock *os.File
 	if len(args) == 3 && args[2] == resumeArg {
 		// Descriptor 3 is the key of the keyholder that became this process, not a starter's pipe.
 		var err error
@@ -42,6 +43,8 @@ func Main(args []string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return problem.Failed
 		}
+		unix.CloseOnExec(lockFD)
+		lock = os.NewFile(lockFD, "lock")
 		ready, args = nil, args[:2]
 	}
 	if len(args) != 2 {
@@ -56,7 +59,7 @@ func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	program, _ := os.Executable() // "" is a program that is never replaced
-	err := Run(ctx, Config{Roots: roots, Program: program, Key: key}, func() {
+	err := Run(ctx, Config{Roots: roots, Program: program, Key: key, Lock: lock}, func() {
 		if err := writePID(roots); err != nil {
 			tell(err.Error())
 			stop()

@@ -20,13 +20,18 @@ import (
 // Between exec(2) and harden the process can be inspected by others of the same user, for a few
 // milliseconds; a container's processes cannot even see it.
 
-// resumeArg tells a keyholder that descriptor 3 holds a key.
-const resumeArg = "resume"
+// resumeArg tells a keyholder that descriptor 3 holds a key and descriptor 4 the lock: there is no
+// moment in which another keyholder could come in between.
+const (
+	resumeArg = "resume"
+	lockFD    = 4
+)
 
 // successor is the program that takes over.
 type successor struct {
 	program string
 	key     *os.File // memory file; empty when the vault is locked
+	lock    *os.File
 }
 
 func (s *successor) Error() string { return "the keyholder becomes " + s.program }
@@ -62,7 +67,7 @@ func (h *Holder) upgrade() (resp keyholder.Response, end bool) {
 	if err != nil {
 		return refusalOf(err), false
 	}
-	h.next, h.ending = &successor{h.cfg.Program, file}, true
+	h.next, h.ending = &successor{program: h.cfg.Program, key: file}, true
 	return keyholder.Response{}, true
 }
 
@@ -99,11 +104,16 @@ func readKey(f *os.File) ([]byte, error) {
 
 // exec becomes the new program. It returns when that fails; the vault is locked then.
 func (s *successor) exec(roots state.Roots) error {
-	fd := int(s.key.Fd())
-	err := unix.Dup3(fd, readyFD, 0)
-	if fd == readyFD {
-		_, err = unix.FcntlInt(s.key.Fd(), unix.F_SETFD, 0)
+	// First out of the way of the two numbers, then to them.
+	for _, f := range []**os.File{&s.key, &s.lock} {
+		fd, err := unix.FcntlInt((*f).Fd(), unix.F_DUPFD_CLOEXEC, 10)
+		if err != nil {
+			return fmt.Errorf("hand the key over: %w", err)
+		}
+		(*f).Close()
+		*f = os.NewFile(uintptr(fd), "handed over")
 	}
+	err := errors.Join(unix.Dup3(int(s.key.Fd()), readyFD, 0), unix.Dup3(int(s.lock.Fd()), lockFD, 0))
 	if err != nil {
 		return fmt.Errorf("hand the key over: %w", err)
 	}
