@@ -161,7 +161,7 @@ func TestCommands(t *testing.T) {
 	u.run(8, "", "vault", "unlock")
 	u.run(8, "", "vault", "lock")
 	u.run(8, secret, "auth", "claude", "--api-key-stdin")
-	u.run(9, "", "vault", "init")
+	u.run(2, "", "vault", "init")
 	u.run(2, "", "vault", "init", "--passphrase-file", u.file("empty", "\n"))
 	p := u.file("p", pass+"\n")
 	u.run(0, "", "vault", "init", "--passphrase-file", p)
@@ -201,7 +201,7 @@ func TestCommands(t *testing.T) {
 	if err := os.WriteFile(u.roots.ConfigFile(), []byte("schema: 1\ncredentials:\n  passphrase_command: cat "+p+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	is("locked/command")
+	is("locked/not_started")
 	u.run(0, "", "auth", "--list")
 	is("unlocked/")
 	u.run(0, "", "vault", "lock")

@@ -1,94 +1,27 @@
-package keyring
+package keyring_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"terok/internal/vault/keyring"
+	"terok/internal/vault/keyring/keyringtest"
 )
-
-// bus starts a session bus of the test's own.
-func bus(t *testing.T) string {
-	t.Helper()
-	program, err := exec.LookPath("dbus-daemon")
-	if err != nil {
-		t.Skip("no dbus-daemon here")
-	}
-	dir, err := os.MkdirTemp("", "bus") // short: socket paths are limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	// No service directories: nothing is started on demand.
-	conf := filepath.Join(dir, "conf")
-	if err := os.WriteFile(conf, []byte(`<busconfig><type>session</type><listen>unix:path=`+filepath.Join(dir, "bus")+`</listen>`+
-		`<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "--config-file="+conf, "--nofork", "--print-address")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(line)
-}
-
-// gnome starts a real gnome-keyring-daemon on the bus, with its keyring unlocked.
-func gnome(t *testing.T, address string) {
-	t.Helper()
-	program, err := exec.LookPath("gnome-keyring-daemon")
-	if err != nil {
-		t.Skip("no gnome-keyring-daemon here; scripts/rootless setup installs it")
-	}
-	home, err := os.MkdirTemp("", "gk")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "--foreground", "--unlock", "--components=secrets", "--control-directory="+filepath.Join(home, "control"))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_RUNTIME_DIR=" + home, "DBUS_SESSION_BUS_ADDRESS=" + address}
-	cmd.Stdin = strings.NewReader("keyring password")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait(); os.RemoveAll(home) })
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := (Client{Address: address}).State(t.Context())
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
 
 var item = map[string]string{"application": "terok", "vault": "v1", "slot": "s1"}
 
 // TestGnomeKeyring is the whole conversation with a real daemon.
 func TestGnomeKeyring(t *testing.T) {
-	address := bus(t)
-	gnome(t, address)
-	c := Client{Address: address}
-	if _, err := c.Load(t.Context(), item); !errors.Is(err, ErrNoItem) {
+	address := keyringtest.Bus(t)
+	keyringtest.Gnome(t, address)
+	c := keyring.Client{Address: address}
+	if _, err := c.Load(t.Context(), item); !errors.Is(err, keyring.ErrNoItem) {
 		t.Fatal(err)
 	}
 	for _, s := range []string{"first", "second"} {
@@ -113,13 +46,13 @@ func TestGnomeKeyring(t *testing.T) {
 	if err := k.Object(service, root).Call(ifService+".Lock", 0, []dbus.ObjectPath{coll}).Store(&done, &prompt); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.State(t.Context()); !errors.Is(err, ErrLocked) {
+	if err := c.State(t.Context()); !errors.Is(err, keyring.ErrLocked) {
 		t.Error(err)
 	}
-	if _, err := c.Load(t.Context(), item); !errors.Is(err, ErrLocked) {
+	if _, err := c.Load(t.Context(), item); !errors.Is(err, keyring.ErrLocked) {
 		t.Error(err)
 	}
-	if err := c.Store(t.Context(), "terok vault", item, []byte("x")); !errors.Is(err, ErrLocked) {
+	if err := c.Store(t.Context(), "terok vault", item, []byte("x")); !errors.Is(err, keyring.ErrLocked) {
 		t.Error(err)
 	}
 }
@@ -154,6 +87,24 @@ func (f *fake) asked(what string) bool {
 		}
 	}
 	return false
+}
+
+// Names of the Secret Service API.
+const (
+	service   = "org.freedesktop.secrets"
+	root      = dbus.ObjectPath("/org/freedesktop/secrets")
+	ifService = "org.freedesktop.Secret.Service"
+	ifItem    = "org.freedesktop.Secret.Item"
+	ifPrompt  = "org.freedesktop.Secret.Prompt"
+	tooLong   = 4<<10 + 1
+)
+
+// secret is the struct of the API.
+type secret struct {
+	Session    dbus.ObjectPath
+	Parameters []byte
+	Value      []byte
+	Type       string
 }
 
 const (
@@ -211,7 +162,7 @@ func (f *fake) Prompt(string) *dbus.Error {
 
 func serve(t *testing.T, f *fake) string {
 	t.Helper()
-	address := bus(t)
+	address := keyringtest.Bus(t)
 	conn, err := dbus.Connect(address)
 	if err != nil {
 		t.Fatal(err)
@@ -234,14 +185,14 @@ func serve(t *testing.T, f *fake) string {
 // spec/vault.md §10: 61. A locked keyring is said to be locked, and nobody is prompted.
 func TestLockedWithoutAPrompt(t *testing.T) {
 	f := &fake{locked: true, value: []byte("secret")}
-	c := Client{Address: serve(t, f)}
+	c := keyring.Client{Address: serve(t, f)}
 	start := time.Now()
 	for _, err := range []error{c.State(t.Context()), c.Store(t.Context(), "x", item, []byte("x")), c.Delete(t.Context(), item)} {
-		if !errors.Is(err, ErrLocked) {
+		if !errors.Is(err, keyring.ErrLocked) {
 			t.Error(err)
 		}
 	}
-	if _, err := c.Load(t.Context(), item); !errors.Is(err, ErrLocked) {
+	if _, err := c.Load(t.Context(), item); !errors.Is(err, keyring.ErrLocked) {
 		t.Error(err)
 	}
 	if f.asked("Prompt") || f.asked("Unlock") {
@@ -256,7 +207,7 @@ func TestLockedWithoutAPrompt(t *testing.T) {
 		t.Error(got, err)
 	}
 	f.locked, f.dismiss = true, true
-	if _, err := c.Load(t.Context(), item); !errors.Is(err, ErrLocked) {
+	if _, err := c.Load(t.Context(), item); !errors.Is(err, keyring.ErrLocked) {
 		t.Error(err)
 	}
 }
@@ -264,22 +215,22 @@ func TestLockedWithoutAPrompt(t *testing.T) {
 // spec/vault.md §10: 61. One that hangs is given three seconds.
 func TestSilentService(t *testing.T) {
 	f := &fake{silent: true}
-	c := Client{Address: serve(t, f)}
+	c := keyring.Client{Address: serve(t, f)}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := c.Load(ctx, item); !errors.Is(err, ErrAbsent) || ctx.Err() != nil {
+	if _, err := c.Load(ctx, item); !errors.Is(err, keyring.ErrAbsent) || ctx.Err() != nil {
 		t.Error(err, ctx.Err())
 	}
 }
 
 func TestAbsent(t *testing.T) {
-	for _, address := range []string{"", "unix:path=/nonexistent", "tcp:host=example", bus(t)} {
-		if err := (Client{Address: address}).State(t.Context()); !errors.Is(err, ErrAbsent) {
+	for _, address := range []string{"", "unix:path=/nonexistent", "tcp:host=example", keyringtest.Bus(t)} {
+		if err := (keyring.Client{Address: address}).State(t.Context()); !errors.Is(err, keyring.ErrAbsent) {
 			t.Errorf("%q: %v", address, err)
 		}
 	}
-	f := &fake{value: bytes.Repeat([]byte("x"), maxSecret+1)}
-	if _, err := (Client{Address: serve(t, f)}).Load(t.Context(), item); !errors.Is(err, ErrNoItem) {
+	f := &fake{value: bytes.Repeat([]byte("x"), tooLong)}
+	if _, err := (keyring.Client{Address: serve(t, f)}).Load(t.Context(), item); !errors.Is(err, keyring.ErrNoItem) {
 		t.Error(err)
 	}
 }
