@@ -37,16 +37,17 @@ var guestMayImport = []string{"sandbox", "control", "text", "problem", "version"
 
 // mayStart lists who starts programs on the host, and with what.
 var mayStart = map[string][]string{
-	"child":                  {"*"},               // the one way in which podman and git are run
-	"podman":                 {"*"},               // podman
-	"git":                    {"*"},               // git
-	"supervisor":             {"*"},               // itself, as parent and worker
-	"relay":                  {"*"},               // the podman command it is handed, on a pseudo-terminal
-	"guest":                  {"*"},               // the workload; this is inside the container
-	"image":                  {"exec.LookPath"},   // looks whether mmdebstrap is there; podman unshare runs it
-	"launch":                 {"exec.ExitError"},  // reads podman's exit code
-	"vault/keyholder/holder": {"*"},               // itself, as the keyholder
-	".":                      {"os.StartProcess"}, // itself, as the notifier
+	"child":                     {"*"},               // the one way in which podman and git are run
+	"podman":                    {"*"},               // podman
+	"git":                       {"*"},               // git
+	"supervisor":                {"*"},               // itself, as parent and worker
+	"relay":                     {"*"},               // the podman command it is handed, on a pseudo-terminal
+	"guest":                     {"*"},               // the workload; this is inside the container
+	"image":                     {"exec.LookPath"},   // looks whether mmdebstrap is there; podman unshare runs it
+	"launch":                    {"exec.ExitError"},  // reads podman's exit code
+	"vault/keyholder/holder":    {"*"},               // itself, as the keyholder
+	"vault/keyring/keyringtest": {"*"},               // a bus and a keyring, for tests
+	".":                         {"os.StartProcess"}, // itself, as the notifier
 }
 
 // starts are the ways to start a program in Go, by import path and identifier.
