@@ -290,4 +290,19 @@ func TestAgentBundle(t *testing.T) {
 	if _, errs := tr.run(1, "agents", "list", "--verify"); !strings.Contains(errs, "terok agents install claude --force") {
 		t.Errorf("a changed bundle: %q", errs)
 	}
+	if out, _ := tr.run(0, "agents", "update", "--base", base); !strings.Contains(out, "claude "+a.Version+" is there already") {
+		t.Errorf("update: %q", out)
+	}
+	if _, errs := tr.run(6, "agents", "update", "codex", "--base", base); !strings.Contains(errs, "terok agents install codex") {
+		t.Errorf("update of what is not installed: %q", errs)
+	}
+	if _, errs := tr.run(1, "agents", "install", "vibe", "--base", base); !strings.Contains(errs, "pypi.org") {
+		t.Errorf("vibe: %q", errs)
+	}
+	if out, _ := tr.run(0, "agents", "remove", "claude"); !strings.Contains(out, "freed") {
+		t.Errorf("remove: %q", out)
+	}
+	if left, err := os.ReadDir(filepath.Dir(a.Directory)); err != nil || len(left) > 0 || claude().Installed {
+		t.Errorf("left after the removal: %v %v", left, err)
+	}
 }

@@ -4,6 +4,7 @@ package tasks
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -21,15 +22,17 @@ type vendor struct {
 	path            string // of its requests, as the provider sees them
 	client          string // in its User-Agent
 	author          string
-	flags           []string
-	session         bool // see whether it goes on with its conversation; once for each agent
-	ws              bool // the provider takes the WebSocket that this agent tries
+	signIn          func(key string) string // the vendor's file of a subscription whose access token is the key; nil: an API key
+	session         bool                    // see whether it goes on with its conversation; once for each agent
+	ws              bool                    // the provider takes the WebSocket that this agent tries
 }
 
 var vendors = []vendor{
 	{agent: "claude", provider: "anthropic", path: "/v1/messages", client: "claude-cli/", author: "Claude", session: true},
 	{agent: "codex", provider: "openai", path: "/v1/responses", client: "codex_exec/", author: "Codex", session: true, ws: true},
 	{agent: "codex", provider: "openai", path: "/v1/responses", client: "codex_exec/", author: "Codex"},
+	{agent: "codex", provider: "openai", path: "/backend-api/codex/responses", client: "codex_exec/", author: "Codex", signIn: codexSignIn},
+	{agent: "claude", provider: "anthropic", path: "/v1/messages", client: "claude-cli/", author: "Claude", signIn: claudeSignIn},
 	{agent: "opencode", provider: "openai", path: "/v1/responses", client: "opencode/", author: "OpenCode", session: true},
 	{agent: "opencode", provider: "anthropic", path: "/v1/messages", client: "opencode/", author: "OpenCode"},
 	{agent: "opencode", provider: "openrouter", path: "/api/v1/chat/completions", client: "opencode/", author: "OpenCode"},
@@ -45,11 +48,12 @@ var vendors = []vendor{
 // base URL but for Copilot, whose own-endpoint mode is made of one. While it is at work the real
 // key is in no environment, argument, page of memory or file of its container.
 //
-// spec/vault.md §10: 1, 2, 3. spec/agents.md §17: 6, 8, 9, 12.
+// spec/vault.md §10: 1, 2, 3. spec/agents.md §17: 6, 7 (without the refresh), 8, 9, 12.
 func TestAgents(t *testing.T) {
 	installAgents(t)
 	for _, v := range vendors {
-		t.Run(v.agent+"/"+v.provider+map[bool]string{true: "/websocket"}[v.ws], func(t *testing.T) { v.test(t) })
+		name := v.agent + "/" + v.provider + map[bool]string{true: "/websocket"}[v.ws] + map[bool]string{true: "/subscription"}[v.signIn != nil]
+		t.Run(name, func(t *testing.T) { v.test(t) })
 	}
 }
 
@@ -85,7 +89,12 @@ func (v vendor) test(t *testing.T) {
 		{Text: "I commit and push.", Run: "echo " + marker + " | tee mark ~/mark /tmp/mark && git add -A && git commit -qm 'Greet the first argument' && git push -q origin HEAD && " +
 			"git log --format='%an|%cn|%s' -1; env | cut -d= -f1 | sort | tr '\\n' ' '; touch waiting; until [ -e go ]; do sleep 0.1; done"},
 	}
-	tr.withProvider(v.provider, provider.Config{Script: script, WebSocket: v.ws})
+	cfg := provider.Config{Script: script, WebSocket: v.ws}
+	if v.signIn == nil {
+		tr.withProvider(v.provider, cfg)
+	} else {
+		tr.withSubscription(v, cfg)
+	}
 	repo := tr.repo("greet")
 	type outcome struct {
 		out, errs string
@@ -95,8 +104,7 @@ func (v vendor) test(t *testing.T) {
 	done := make(chan outcome, 1)
 	begin := time.Now()
 	go func() {
-		args := append([]string{"run", v.agent, "--provider", v.provider, "-p", "The greeting is wrong. Repair it, commit, push."}, v.flags...)
-		out, errs, err := tr.try(0, "", repo, args...)
+		out, errs, err := tr.try(0, "", repo, "run", v.agent, "--provider", v.provider, "-p", "The greeting is wrong. Repair it, commit, push.")
 		done <- outcome{out, errs, err, time.Since(begin)}
 	}()
 	var task taskView
@@ -142,6 +150,42 @@ func (v vendor) test(t *testing.T) {
 	}
 }
 
+// Sign-ins of vendors' programs; their access token is the key that the scripted provider takes.
+func codexSignIn(key string) string {
+	claims := `{"exp":4102444800,"email":"ada@example.org","https://api.openai.com/auth":{"chatgpt_plan_type":"plus","chatgpt_user_id":"user-1","user_id":"user-1","chatgpt_account_id":"acc-1"}}`
+	e := base64.RawURLEncoding
+	token := e.EncodeToString([]byte(`{"alg":"none"}`)) + "." + e.EncodeToString([]byte(claims)) + ".x"
+	return fmt.Sprintf(`{"OPENAI_API_KEY":null,"tokens":{"id_token":%q,"access_token":%q,"refresh_token":%q,"account_id":"acc-1"},"last_refresh":%q}`,
+		token, key, "refresh-"+random(), time.Now().UTC().Format(time.RFC3339))
+}
+
+func claudeSignIn(key string) string {
+	return fmt.Sprintf(`{"claudeAiOauth":{"accessToken":%q,"refreshToken":%q,"expiresAt":%d,"scopes":["user:inference","user:profile"],"subscriptionType":"max"}}`,
+		key, "refresh-"+random(), time.Now().Add(8*time.Hour).UnixMilli())
+}
+
+// withSubscription is withProvider with the sign-in of a subscription.
+func (tr *tree) withSubscription(v vendor, cfg provider.Config) {
+	tr.t.Helper()
+	tr.key = "sk-ant-api03-REAL-" + random()
+	cfg.Key, cfg.Dir, cfg.Script = tr.key, tr.dir, append(cfg.Script, provider.Step{Text: "The work is done."})
+	var err error
+	if tr.model, err = provider.Start(cfg); err != nil {
+		tr.t.Fatal(err)
+	}
+	keys := fmt.Sprintf("upstream: %s\nca_file: %s\nallow_private: true\n", tr.model.URL(), tr.model.CAFile())
+	if v.provider == "openai" {
+		keys += "routes:\n  chatgpt.com:\n    " + strings.ReplaceAll(strings.TrimSpace(keys), "\n", "\n    ") + "\n"
+	}
+	tr.file("config/terok/providers/"+v.provider+".yml", keys)
+	tr.run(0, "", "vault", "init", "--passphrase-file", tr.file("passphrase", pass+"\n"))
+	file := tr.file("sign-in", v.signIn(tr.key))
+	tr.run(0, "", "auth", v.agent, "--import-file", file, "--yes", "--no-verify")
+	if err := os.Remove(file); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
 // goOn starts the agent twice without a person in one task: the second time it goes on with the
 // conversation of the first.
 func (v vendor) goOn(t *testing.T, tr *tree, repo string) {
@@ -181,6 +225,17 @@ func (v vendor) check(t *testing.T, tr *tree) {
 		}
 		if steps == 1 && !strings.Contains(string(r.Body), "You work in a container made by terok") {
 			t.Error("the instructions are not in the first request")
+		}
+		if v.signIn != nil {
+			if r.Header.Get("Authorization") != "Bearer "+tr.key || r.Header.Get("X-Api-Key") != "" {
+				t.Error("a request without the sign-in's token")
+			}
+			if v.provider == "openai" && r.Header.Get("Chatgpt-Account-Id") != "acc-1" {
+				t.Errorf("account %q", r.Header.Get("Chatgpt-Account-Id"))
+			}
+			if v.provider == "anthropic" && !strings.Contains(strings.Join(r.Header.Values("Anthropic-Beta"), ","), "oauth-2025-04-20") {
+				t.Errorf("beta %q", r.Header.Values("Anthropic-Beta"))
+			}
 		}
 		if v.ws != (r.Method == "WEBSOCKET") {
 			t.Errorf("a request by %s", r.Method)

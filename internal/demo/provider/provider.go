@@ -65,7 +65,7 @@ type Request struct {
 	Header http.Header
 	KeyOK  bool   // carried the right key, in whichever header
 	Status int    // of the answer
-	Kind   string // "step", "side", "count", "models", "hello", "upgrade" or "other"
+	Kind   string // "step", "side", "count", "models", "hello", "probe", "upgrade" or "other"
 	Step   int    // index in the script, for Kind "step"
 	Model  string // as asked for
 	Tools  []string
@@ -176,7 +176,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // isAPI reports whether a path belongs to an API that needs the key.
 func isAPI(path string) bool {
-	return strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/backend-api/")
+	return strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/backend-api/") ||
+		strings.HasPrefix(path, "/api/oauth/")
 }
 
 type handler func(w http.ResponseWriter, r *http.Request, rec *Request)
@@ -203,6 +204,11 @@ func (s *Server) endpoint(r *http.Request, fail failure) handler {
 		return s.responses
 	case strings.HasSuffix(path, "/responses") && get:
 		return s.upgrade
+	case (strings.HasSuffix(path, "/key") || strings.HasSuffix(path, "/usage") || strings.HasSuffix(path, "/profile")) && get: // what a good credential is told by
+		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
+			rec.Kind, rec.Status = "probe", http.StatusOK
+			answerJSON(w, http.StatusOK, map[string]any{"data": map[string]any{}})
+		}
 	case strings.HasSuffix(path, "/models") && get:
 		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
 			rec.Kind, rec.Status = "models", http.StatusOK
