@@ -28,6 +28,7 @@
 //	100.64.0.7              cgnat.test
 //	2001:db8:1::10          v6.test
 //	169.254.169.254:80      meta.test, the cloud's metadata
+//	203.0.113.40            nobody: tests serve there themselves, from port 22 on (Free)
 //	198.51.100.99           an address of the host itself, on an interface; own.test
 //	127.0.0.1:9999          the host's own loopback; loop.test resolves to it
 //
@@ -149,13 +150,16 @@ func hosts() []string {
 	return []string{"203.0.113.10", "203.0.113.20", "203.0.113.30", "198.51.100.7", "192.168.77.7", "100.64.0.7", "2001:db8:1::10"}
 }
 
+// Free is an address of another machine at which nothing serves: a test may.
+const Free = "203.0.113.40"
+
 // Own are the addresses that the host has on an interface.
 func Own() []string { return []string{"198.51.100.99"} }
 
 // Addresses are those of the other machines. They lead to the namespace by local routes; no
 // interface has them, or terok would take them for the host's own and refuse them.
 func Addresses() []string {
-	return append(hosts(), "203.0.113.53", "169.254.169.254")
+	return append(hosts(), Free, "203.0.113.53", "169.254.169.254")
 }
 
 // Start starts every server, or none.
