@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +25,9 @@ type answer struct {
 	P50     float64 `json:"p50"`   // seconds, where single operations are timed
 }
 
-// clientMain is the client's side: client down|up|connect HOST:PORT N, or client dns|dnsone SERVER NAME.
+// clientMain is the client's side: client down|up|connect|tlsdown|tlsup|tlsconnect HOST:PORT N, or client
+// dns|dnsone SERVER NAME. The tls modes begin with a ClientHello for HOST and go on in the clear: what
+// a proxy that reads it costs, without the cipher's time.
 func clientMain(args []string) int {
 	a, err := client(args)
 	if err != nil {
@@ -38,11 +42,18 @@ func client(args []string) (answer, error) {
 	if len(args) != 3 {
 		return answer{}, fmt.Errorf("three arguments are needed, not %q", args)
 	}
-	switch mode := args[0]; mode {
+	mode, secure := strings.CutPrefix(args[0], "tls")
+	switch mode {
 	case "down", "up", "connect":
 		host, port, err := net.SplitHostPort(args[1])
 		if err != nil {
 			return answer{}, err
+		}
+		var hello []byte
+		if secure {
+			if hello, err = clientHello(host); err != nil {
+				return answer{}, err
+			}
 		}
 		if _, err := netip.ParseAddr(host); err != nil { // resolve once: names are measured elsewhere
 			found, err := net.LookupHost(host)
@@ -56,9 +67,9 @@ func client(args []string) (answer, error) {
 			return answer{}, err
 		}
 		if mode == "connect" {
-			return connects(net.JoinHostPort(host, port), n)
+			return connects(net.JoinHostPort(host, port), n, hello)
 		}
-		return transfer(mode, net.JoinHostPort(host, port), n)
+		return transfer(mode, net.JoinHostPort(host, port), n, hello)
 	case "dns":
 		return queries(args[1], args[2], 16, 4, time.Second)
 	case "dnsone":
@@ -68,12 +79,24 @@ func client(args []string) (answer, error) {
 }
 
 // The bench's server reads one byte that says what to do, and for a transfer the number of bytes:
-// 'd' sends that many, 'u' takes them and answers one byte, 'c' answers one byte.
+// 'd' sends that many, 'u' takes them and answers one byte, 'c' answers one byte. A TLS record before
+// it is skipped.
 func serve(c net.Conn) {
 	defer c.Close()
 	var head [9]byte
 	if _, err := io.ReadFull(c, head[:1]); err != nil {
 		return
+	}
+	if head[0] == 22 { // a handshake record (RFC 8446 §5.1)
+		if _, err := io.ReadFull(c, head[1:5]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint16(head[3:5]))); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(c, head[:1]); err != nil {
+			return
+		}
 	}
 	if head[0] == 'c' {
 		_, _ = c.Write(head[:1])
@@ -118,14 +141,25 @@ func sink(r io.Reader, n int64) (int64, error) {
 	return have, nil
 }
 
-func transfer(mode, addr string, n int64) (answer, error) {
+// clientHello is what crypto/tls says first to a server of that name.
+func clientHello(name string) ([]byte, error) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	go tls.Client(ours, &tls.Config{ServerName: name}).Handshake() //nolint:errcheck // ends with the pipe
+	hello := make([]byte, 16<<10)
+	n, err := theirs.Read(hello)
+	return hello[:n], err
+}
+
+func transfer(mode, addr string, n int64, hello []byte) (answer, error) {
 	begin := time.Now()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return answer{}, err
 	}
 	defer c.Close()
-	if _, err := c.Write(binary.BigEndian.AppendUint64([]byte{mode[0]}, uint64(n))); err != nil {
+	if _, err := c.Write(append(hello, binary.BigEndian.AppendUint64([]byte{mode[0]}, uint64(n))...)); err != nil {
 		return answer{}, err
 	}
 	if mode == "down" {
@@ -136,7 +170,7 @@ func transfer(mode, addr string, n int64) (answer, error) {
 	return answer{Seconds: time.Since(begin).Seconds(), Count: n}, err
 }
 
-func connects(addr string, n int64) (answer, error) {
+func connects(addr string, n int64, hello []byte) (answer, error) {
 	begin := time.Now()
 	var took []float64
 	for range n {
@@ -146,7 +180,7 @@ func connects(addr string, n int64) (answer, error) {
 			return answer{}, err
 		}
 		buf := []byte{'c'}
-		if _, err = c.Write(buf); err == nil {
+		if _, err = c.Write(append(slices.Clip(hello), 'c')); err == nil {
 			_, err = io.ReadFull(c, buf)
 		}
 		took = append(took, time.Since(start).Seconds())

@@ -58,6 +58,31 @@ func BenchmarkThroughput(b *testing.B) {
 	}
 }
 
+// BenchmarkVerification: the same with and without verification: a raw rule takes the way that
+// shield.verify off takes for every rule. Each connection begins with a ClientHello, which is read and
+// judged in the one container and passed on unread in the other.
+func BenchmarkVerification(b *testing.B) {
+	port := strconv.Itoa(listen(b))
+	t := newTree(b)
+	kinds := []string{"verified", "raw"}
+	t.start("verified", "--allow", "host:"+port)
+	t.start("raw", "--allow", "host:"+port+" raw")
+	both := func(name, unit, target string, rounds int, take func(ask func(mode string, n int) answer) float64) {
+		var sides []side
+		for _, kind := range kinds {
+			ask := func(mode string, n int) answer {
+				return askClient(b, "terok-sandbox-"+kind, mode, net.JoinHostPort("host.terok.internal", port), strconv.Itoa(n))
+			}
+			sides = append(sides, side{kind, func(int) float64 { return take(ask) }})
+		}
+		compare(b, name, unit, target, rounds, sides...)
+	}
+	for _, mode := range []string{"tlsup", "tlsdown"} {
+		both("verified throughput, "+mode[3:], "Gbit/s", "at least 0.95 × without", 11, func(ask func(string, int) answer) float64 { return gbit(ask(mode, 512<<20)) })
+	}
+	both("verified connect and first byte, p50", "ms", "", 11, func(ask func(string, int) answer) float64 { return ask("tlsconnect", 300).P50 * 1e3 })
+}
+
 // BenchmarkConnect: a new connection, one byte there and one back, 300 in a row per sample.
 func BenchmarkConnect(b *testing.B) {
 	terok, slirp, host := networks(b, "connect")
