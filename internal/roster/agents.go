@@ -103,6 +103,7 @@ enabled = false
 plugins = false
 apps = false
 api_key_model_discovery = false
+daemon_auto_start = false
 
 [projects."/workspace"]
 trust_level = "trusted"
