@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"terok/internal/podman"
@@ -57,21 +58,26 @@ const lockSchema = 1
 
 var (
 	agentName   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	npmName     = regexp.MustCompile(`^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$`)
-	npmSuffix   = regexp.MustCompile(`^(-[a-z0-9]+)*$`)
-	npmVersion  = regexp.MustCompile(`^([0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?|latest)$`)
+	npmName     = pattern(`^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$`)
+	npmSuffix   = pattern(`^(-[a-z0-9]+)*$`)
+	npmVersion  = pattern(`^([0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?|latest)$`)
 	exactNumber = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 )
+
+// pattern is compiled when it is used first: most commands never do.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 func (p Package) check() error {
 	switch {
 	case !agentName.MatchString(p.Agent):
 		return problem.New("agent_invalid", problem.Usage, "%q is not the name of an agent", p.Agent).WithHint("terok agents list")
-	case !npmName.MatchString(p.Package):
+	case !npmName().MatchString(p.Package):
 		return problem.New("agent_invalid", problem.Usage, "%q is not the name of an npm package", p.Package)
-	case !npmSuffix.MatchString(p.Suffix):
+	case !npmSuffix().MatchString(p.Suffix):
 		return problem.New("agent_invalid", problem.Usage, "%q does not hang behind a version", p.Suffix)
-	case !npmVersion.MatchString(p.Version):
+	case !npmVersion().MatchString(p.Version):
 		return problem.New("version_invalid", problem.Usage, "%q is not an exact version, e.g. 2.1.330, nor latest", p.Version).
 			WithHint("terok agents install %s", p.Agent)
 	case !filepath.IsLocal(p.Bin):

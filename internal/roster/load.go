@@ -207,9 +207,11 @@ type identityFile struct {
 	Email string `yaml:"email"`
 }
 
-var npmPackage = regexp.MustCompile(`^(@[a-z0-9._-]+/)?[a-z0-9._-]+(\{arch\}[a-z0-9._-]*)?$`)
-var npmSuffix = regexp.MustCompile(`^(-([a-z0-9]+|\{arch\}))*$`)
-var exactVersion = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+var npmPackage = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(@[a-z0-9._-]+/)?[a-z0-9._-]+(\{arch\}[a-z0-9._-]*)?$`)
+})
+var npmSuffix = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(-([a-z0-9]+|\{arch\}))*$`) })
+var exactVersion = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`) })
 
 // Validate implements config.Validator.
 func (f *agentFile) Validate() []config.FieldError {
@@ -218,13 +220,13 @@ func (f *agentFile) Validate() []config.FieldError {
 		errs = append(errs, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
 	}
 	if f.Install.Package != "" {
-		if !npmPackage.MatchString(f.Install.Package) {
+		if !npmPackage().MatchString(f.Install.Package) {
 			bad("install.package", "must be the name of an npm package")
 		}
-		if !exactVersion.MatchString(f.Install.Version) {
+		if !exactVersion().MatchString(f.Install.Version) {
 			bad("install.version", "must be one exact version, e.g. 1.2.3")
 		}
-		if !npmSuffix.MatchString(f.Install.Suffix) {
+		if !npmSuffix().MatchString(f.Install.Suffix) {
 			bad("install.suffix", "must be words with hyphens in front, e.g. -linux-{arch}")
 		}
 		if !filepath.IsLocal(f.Install.Bin) {
