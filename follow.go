@@ -31,7 +31,7 @@ type TaskEnd struct {
 	Added     int      `json:"lines_added"`
 	Removed   int      `json:"lines_removed"`
 	Tokens    int64    `json:"tokens"`
-	Usage     string   `json:"usage"` // tokens and cost in words, "" when the agent reported none
+	Usage     string   `json:"usage"` // tokens and cost in words, "" when nothing was used
 	CostUSD   *float64 `json:"cost_usd"`
 	BytesOut  uint64   `json:"bytes_out"`
 	Hosts     []string `json:"hosts"`   // that bytes went to
@@ -155,6 +155,17 @@ func (a *App) FinishTask(ctx context.Context, t *task.Task, sum *transcript.Summ
 		end.AgentSays, end.GaveUp = opt(text.Prose(sum.Result, 2000)), sum.Complete && sum.IsError
 		if sum.CostUSD > 0 {
 			end.CostUSD = &sum.CostUSD
+		}
+	}
+	// The vault's own count is of the whole task and does not depend on what the agent says.
+	u, err := a.TaskUsageOf(t)
+	if err != nil {
+		return nil, err
+	}
+	if words := u.Total.Words(); words != "" {
+		end.Tokens, end.Usage, end.CostUSD = u.Total.Tokens(), words, nil
+		if u.Total.CostUSD > 0 {
+			end.CostUSD = &u.Total.CostUSD
 		}
 	}
 	if end.Commits, end.Added, end.Removed, err = a.reviewCounts(ctx, t); err != nil {

@@ -251,7 +251,10 @@ func (a *App) start(ctx context.Context, s starting) error {
 		spec.Argv = []string{sandbox.GuestProgram, "guest", "idle"}
 	}
 	if len(grants) > 0 {
-		spec.Vault = &sandbox.Vault{Grants: grants}
+		spec.Vault = &sandbox.Vault{Grants: grants, Limits: s.project.Vault.Limits.Sandbox(), Usage: a.Roots.UsageDir(t.Project)}
+		for _, b := range s.project.Vault.Budget {
+			spec.Vault.Budgets = append(spec.Vault.Budgets, b.String())
+		}
 	}
 	if spec.SSH, err = a.addSSH(ctx, s.project, &spec.Start); err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 func newTaskCmd(e *env) *cobra.Command {
 	return group("task", "Tasks: one agent, one container, one branch",
 		newTaskRunCmd(e), newTaskListCmd(e), newTaskStatusCmd(e), newTaskLogsCmd(e), newTaskStopCmd(e),
-		newTaskRestartCmd(e), newTaskDeleteCmd(e))
+		newTaskRestartCmd(e), newTaskDeleteCmd(e), newTaskUsageCmd(e), newTaskAuditCmd(e), newTaskRevokeCmd(e))
 }
 
 // pick finds the task meant by "T", "P/T" or "P T". Without a project the current directory gives

@@ -21,6 +21,7 @@ type Global struct {
 	Run         Run         `yaml:"run"`
 	Clearance   Clearance   `yaml:"clearance"`
 	Shield      Shield      `yaml:"shield"`
+	Vault       Vault       `yaml:"vault"`
 	Audit       Audit       `yaml:"audit"`
 	Git         Git         `yaml:"git"`
 }
@@ -100,6 +101,7 @@ func Defaults() Global {
 			ShutdownTimeout: 10 * time.Second},
 		Clearance: Clearance{Hold: 30 * time.Second},
 		Shield:    Shield{Range: netip.MustParsePrefix("198.18.0.0/15"), RequireLandlock: true},
+		Vault:     Vault{Limits: VaultLimits{PerMinute: 600, Burst: 60, Concurrent: 64, Body: "128m"}},
 		Audit:     Audit{MaxTotal: "2g"},
 		Git:       Git{Authorship: "agent-human"},
 	}

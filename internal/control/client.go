@@ -74,6 +74,12 @@ func (c *Client) Reload(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, http.MethodPost, "/v1/reload", struct{}{}, &s)
 }
 
+// RevokeCredentials takes the container's tokens away.
+func (c *Client) RevokeCredentials(ctx context.Context, r Revocation) (out Revoked, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/revoke", r, &out)
+	return out, err
+}
+
 // Requests lists the requests for a verdict: open ones first, then some that were decided.
 func (c *Client) Requests(ctx context.Context) (r []Request, err error) {
 	return r, c.call(ctx, http.MethodGet, "/v1/requests", nil, &r)

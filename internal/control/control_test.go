@@ -46,6 +46,9 @@ func (f *fake) Explain(_ context.Context, t Target) (Explanation, error) {
 func (f *fake) SetPosture(_ context.Context, c PostureChange) (Status, error) {
 	return Status{Posture: c.Posture}, f.err
 }
+func (f *fake) RevokeCredentials(_ context.Context, r Revocation) (Revoked, error) {
+	return Revoked{Providers: []string{r.Provider}}, f.err
+}
 func (f *fake) Reload(context.Context) (Status, error) { return Status{Rules: 7}, f.err }
 func (f *fake) Requests(context.Context) ([]Request, error) {
 	return []Request{{ID: "r1", State: RequestOpen}}, f.err
@@ -103,6 +106,9 @@ func TestRoundTrips(t *testing.T) {
 		t.Error(r, err, f.verdict)
 	}
 	if r, err := c.Undo(ctx, UndoChange{ID: "r1"}); err != nil || r.ID != "r1" || r.State != RequestOpen {
+		t.Error(r, err)
+	}
+	if r, err := c.RevokeCredentials(ctx, Revocation{Provider: "github", Now: true}); err != nil || len(r.Providers) != 1 || r.Providers[0] != "github" {
 		t.Error(r, err)
 	}
 	if s, err := c.Reload(ctx); err != nil || s.Rules != 7 {

@@ -24,6 +24,7 @@ const (
 	FlowBlocked  RequestKind = "flow_blocked"  // a literal address, or a listed name on another port
 	NameMismatch RequestKind = "name_mismatch" // SNI or Host is another name than the connection's
 	AgentAsked   RequestKind = "request"       // `terok guest ask`
+	VaultBudget  RequestKind = "vault_budget"  // a budget of tokens or money is used up
 	OverBudget   RequestKind = "budget"        // an egress budget is used up
 	Flood        RequestKind = "flood"         // stands for many that are not shown
 )

@@ -16,6 +16,7 @@
 //	POST /v1/rules             RuleChange → RuleView
 //	POST /v1/explain           Target → Explanation
 //	POST /v1/posture           PostureChange → Status
+//	POST /v1/revoke            Revocation → Revoked
 //	POST /v1/reload            → Status; policy.json is read again
 //
 // A refusal has a 4xx status and an Error body.
@@ -35,6 +36,18 @@ const (
 	Offline    Posture = "offline" // never on the wire: no supervisor is expected
 	Failing    Posture = "error"   // supervisor missing or its table is not as generated
 )
+
+// Revocation takes the container's tokens away until its next start.
+type Revocation struct {
+	Provider string `json:"provider,omitempty"` // "": of every provider
+	Now      bool   `json:"now,omitempty"`      // also what is in flight is cut
+	Via      string `json:"via,omitempty"`      // face of the operator
+}
+
+// Revoked says whose tokens were good until now.
+type Revoked struct {
+	Providers []string `json:"providers"`
+}
 
 // Status is what a supervisor says of itself.
 type Status struct {

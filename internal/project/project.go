@@ -41,6 +41,7 @@ type Config struct {
 	} `yaml:"gate"`
 	Shield    Shield           `yaml:"shield"`
 	Clearance config.Clearance `yaml:"clearance"`
+	Vault     config.Vault     `yaml:"vault"`
 	Run       struct {
 		config.Run `yaml:",inline"`
 		Mounts     []string `yaml:"mounts"` // SRC:DST[:ro]
@@ -66,6 +67,7 @@ func defaults(g config.Global) Config {
 	c.Run.Run = g.Run
 	c.Clearance = g.Clearance
 	c.SSH.RequireSessionBind = true
+	c.Vault = g.Vault
 	c.Image.BaseImage = g.Image.Base
 	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship
 	return c

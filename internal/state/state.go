@@ -87,6 +87,7 @@ func (r Roots) GateTask(p, id string) string {
 
 // Tasks of projects, and sandboxes without one.
 func (r Roots) ProjectData(p string) string { return filepath.Join(r.Data, "projects", p) }
+func (r Roots) UsageDir(p string) string    { return filepath.Join(r.ProjectData(p), "usage") }
 func (r Roots) TasksDir(p string) string    { return filepath.Join(r.ProjectData(p), "tasks") }
 func (r Roots) TaskDir(p, id string) string { return filepath.Join(r.TasksDir(p), id) }
 func (r Roots) SandboxesDir() string        { return filepath.Join(r.Data, "sandboxes") }

@@ -32,6 +32,9 @@ func (s *service) clear(cfg *proxy.Config, set policy.Settings) {
 	})
 	cfg.Ask = func(ctx context.Context, q proxy.Question) { s.docket.Hold(ctx, s.attempt(q)) }
 	cfg.Refused = func(q proxy.Question) { s.docket.Refused(s.attempt(q)) }
+	if s.account != nil {
+		s.account.ask = s.docket.Decide
+	}
 	s.askBudget = func(ctx context.Context, b proxy.Breach) bool {
 		host := b.Budget.Target
 		if host == "" {
@@ -46,6 +49,12 @@ func (s *service) clear(cfg *proxy.Config, set policy.Settings) {
 func (s *service) recheck() {
 	if s.docket != nil {
 		s.docket.Recheck()
+	}
+	if s.front != nil { // a WebSocket hears why it ends; then the proxy cuts everything
+		p := s.rules.policy()
+		s.front.Cut(func(host string, port uint16) bool {
+			return p.DecideRelay(clearance.PolicyRequest(clearance.Target{Host: host, Port: port, Proto: "tcp"}, time.Now())).Verdict != policy.Allow
+		}, "the network was closed")
 	}
 	s.proxy.Recheck()
 }

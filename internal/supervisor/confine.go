@@ -54,6 +54,10 @@ func restrictFiles(h *handover) error {
 	if real, err := filepath.EvalSymlinks(resolvConf); err == nil {
 		rules = append(rules, landlock.RODirs(filepath.Dir(real))) // replaced by renaming there
 	}
+	if h.File.Vault != nil {
+		// What the project's other tasks use; the task's own book is open already.
+		rules = append(rules, landlock.RODirs(usageDir(&h.File)).IgnoreIfMissing())
+	}
 	if g := h.File.Gate; g != nil {
 		rules = append(rules,
 			landlock.RODirs("/usr", "/bin", "/lib", "/lib64").IgnoreIfMissing(), // git and what it needs

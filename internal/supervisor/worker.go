@@ -97,6 +97,7 @@ type service struct {
 	resolver  *dns.Resolver
 	proxy     *proxy.Proxy
 	front     *front.Front
+	account   *account // nil without a vault
 	session   *keyholder.Session
 	gate      http.Handler
 	guest     *guestAPI
@@ -220,9 +221,17 @@ func (s *service) vault(lookup *dns.Lookup) error {
 	for _, g := range s.hand.File.Vault.Grants {
 		grants = append(grants, front.Grant{Grant: g, Phantom: s.hand.Phantoms[g.Provider]})
 	}
+	v := s.hand.File.Vault
+	if s.account, err = openAccount(&s.hand.File, s.ledger); err != nil {
+		return err
+	}
 	d := &upstreamDialer{lookup: lookup.LookupHost, rules: s.rules}
 	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential,
-		Dial: d.dial, Record: s.ledger})
+		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, NoBatches: len(s.account.budgets) > 0,
+		Limits: front.Limits{PerMinute: v.Limits.PerMinute, Burst: v.Limits.Burst, Concurrent: v.Limits.Concurrent, Body: v.Limits.Body}})
+	if err == nil {
+		s.account.revoked(s.front, s.hand.Phantoms)
+	}
 	return err
 }
 
@@ -413,6 +422,9 @@ func (s *service) close() {
 	s.proxy.Close()
 	if s.front != nil {
 		_ = s.front.Close()
+	}
+	if s.account != nil {
+		s.account.close()
 	}
 	s.ledger.Record(s.lastWord())
 	if err := s.ledger.Close(); err != nil {

@@ -54,3 +54,18 @@ func Duration(d time.Duration) string {
 	}
 	return fmt.Sprintf("%dd%02dh", h/24, h%24)
 }
+
+// Count writes a number with three digits at most: 950, 1.2 k, 118 k, 3.4 M.
+func Count(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprint(n)
+	case n < 9950:
+		return fmt.Sprintf("%.1f k", float64(n)/1e3)
+	case n < 999_500:
+		return fmt.Sprintf("%.0f k", float64(n)/1e3)
+	case n < 9_950_000:
+		return fmt.Sprintf("%.1f M", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f M", float64(n)/1e6)
+}

@@ -82,7 +82,7 @@ func (r *Renderer) claudeSystem(e *claudeEvent) {
 		if status := string(e.ErrorStatus); status != "" && status != "null" {
 			why = text.Line(status+" "+strings.Trim(string(e.Error), `"`), 80)
 		}
-		r.note("provider: " + why + "; try " + count(whole(e.Attempt)) + " of " + count(whole(e.MaxRetries)) +
+		r.note("provider: " + why + "; try " + text.Count(whole(e.Attempt)) + " of " + text.Count(whole(e.MaxRetries)) +
 			", next in " + text.Duration(millis(e.RetryDelay)))
 	}
 }

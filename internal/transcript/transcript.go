@@ -66,26 +66,11 @@ func (s Summary) Usage() string {
 	if s.InputTokens+s.OutputTokens == 0 && !s.IsError {
 		return "" // the agent does not tell
 	}
-	out := count(s.InputTokens+s.OutputTokens) + " tokens"
+	out := text.Count(s.InputTokens+s.OutputTokens) + " tokens"
 	if s.CostUSD > 0 {
 		out += fmt.Sprintf(", $%.2f", s.CostUSD)
 	}
 	return out
-}
-
-// count writes a number with three digits at most: 950, 1.2 k, 118 k, 3.4 M.
-func count(n int64) string {
-	switch {
-	case n < 1000:
-		return fmt.Sprint(n)
-	case n < 9950:
-		return fmt.Sprintf("%.1f k", float64(n)/1e3)
-	case n < 999_500:
-		return fmt.Sprintf("%.0f k", float64(n)/1e3)
-	case n < 9_950_000:
-		return fmt.Sprintf("%.1f M", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.0f M", float64(n)/1e6)
 }
 
 // Renderer is an io.Writer for a log. It is not safe for concurrent use.

@@ -295,9 +295,9 @@ type taskView struct {
 		Running bool
 	}
 	Supervisor *struct {
-		Vault    string
-		Counters struct{ Allowed, Denied, Open int }
-		Parent   struct{ PID int }
+		Vault          string
+		Counters       struct{ Allowed, Denied, Open int }
+		Parent, Worker struct{ PID int }
 	}
 }
 

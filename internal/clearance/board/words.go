@@ -89,6 +89,8 @@ func Why(r control.Request) string {
 		return "the agent asks for it"
 	case control.OverBudget:
 		return "its egress budget is used up"
+	case control.VaultBudget:
+		return "a budget of the vault is used up: " + list(r.Names)
 	case control.Flood:
 		return "stands for many that are not shown, such as " + list(r.Names)
 	}

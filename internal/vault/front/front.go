@@ -70,7 +70,7 @@ type Limits struct {
 	WrongDelay time.Duration // how long an answer to a wrong token waits once there are many; 1 s
 }
 
-// Config is what New needs. Admit, Used, Leaked, Limits and Now may be left out.
+// Config is what New needs. What follows Record may be left out.
 type Config struct {
 	Grants    []Grant
 	Authority *Authority
@@ -88,6 +88,8 @@ type Config struct {
 	// Used is told what a request used, and returns what that cost in millionths of a dollar, 0 if
 	// that is not known. nil: nothing is counted.
 	Used func(provider, model string, t usage.Tokens, estimated bool) (microUSD int64)
+	// NoBatches refuses requests whose cost is not in their answer.
+	NoBatches bool
 	// Leaked is told of a phantom of another container that this one used. nil: nobody is.
 	Leaked func(token string)
 	Limits Limits

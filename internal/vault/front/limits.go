@@ -54,8 +54,9 @@ func (b *bucket) take(now time.Time) (wait time.Duration) {
 }
 
 // admit lets one more request to the route's provider pass: it is not revoked, within its rate,
-// and within the budgets of task and project, about which a person may be asked.
-func (f *Front) admit(ctx context.Context, rt *route) *refusal {
+// and, when it is paid for by tokens, within the budgets of task and project, about which a person
+// may be asked.
+func (f *Front) admit(ctx context.Context, rt *route, generates bool) *refusal {
 	now := f.cfg.Now()
 	if ref := rt.account.standing(); ref != nil {
 		if rt.account.stale(now) > revokedGrace {
@@ -66,7 +67,7 @@ func (f *Front) admit(ctx context.Context, rt *route) *refusal {
 	if wait := rt.account.rate.take(now); wait > 0 {
 		return refuse(http.StatusTooManyRequests, "rate_limited", "this task sends too many requests to "+rt.Provider).after(wait)
 	}
-	if f.cfg.Admit == nil {
+	if f.cfg.Admit == nil || !generates {
 		return nil
 	}
 	if err := f.cfg.Admit(ctx, rt.Provider); err != nil {

@@ -62,12 +62,16 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case v.action != endpoint.Allow && (v.action != endpoint.Substitute || v.route.Exchange == nil):
 		f.answer(w, r, &x, refuse(http.StatusForbidden, "path_denied", "the vault does not relay "+r.Method+" requests to this path"))
 	default:
-		if ref := f.admit(r.Context(), v.route); ref != nil {
+		// A WebSocket at such an endpoint carries what a POST would.
+		x.generates = usage.Generates(r.Method, r.URL.Path) || upgrade(r) && usage.Generates("POST", r.URL.Path)
+		ref := f.admit(r.Context(), v.route, x.generates)
+		if ref == nil && f.cfg.NoBatches && usage.Batches(r.Method, r.URL.Path) {
+			ref = refuse(http.StatusForbidden, "path_denied", "what a batch costs is not known before it is done, so none is relayed while vault.budget is set")
+		}
+		if ref != nil {
 			f.answer(w, r, &x, ref)
 			return
 		}
-		// A WebSocket at such an endpoint carries what a POST would.
-		x.generates = usage.Generates(r.Method, r.URL.Path) || upgrade(r) && usage.Generates("POST", r.URL.Path)
 		f.relay(w, r, v, &x)
 	}
 }

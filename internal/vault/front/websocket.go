@@ -252,7 +252,7 @@ func (t *wsTunnel) toProvider(r *bufio.Reader) error {
 		case opText:
 			if p.first {
 				in.reset(bodyRules{fetch: t.route.ServerFetch})
-				if ref := t.front.admit(t.ctx, t.route); ref != nil {
+				if ref := t.front.admit(t.ctx, t.route, t.x.generates); ref != nil {
 					return t.refused(ref)
 				}
 			}

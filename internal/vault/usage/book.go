@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"terok/internal/sandbox"
 	"terok/internal/state"
 )
 
@@ -48,7 +49,8 @@ func (t *Total) Add(e Entry) {
 	t.Estimated += e.Estimated
 }
 
-func (t *Total) plus(o Total) {
+// Plus adds another total.
+func (t *Total) Plus(o Total) {
 	t.Add(Entry{Requests: o.Requests, Tokens: o.Tokens, MicroUSD: o.MicroUSD, Unpriced: o.Unpriced, Estimated: o.Estimated})
 }
 
@@ -243,15 +245,15 @@ func (b *Book) Total(span Span) Total {
 	defer b.mu.Unlock()
 	b.roll()
 	switch span {
-	case PerDay:
+	case sandbox.PerDay:
 		b.look()
 		sum := b.today
-		sum.plus(b.restOf)
+		sum.Plus(b.restOf)
 		return sum
-	case PerProject:
+	case sandbox.PerProject:
 		b.look()
 		sum := b.all
-		sum.plus(b.rest)
+		sum.Plus(b.rest)
 		return sum
 	}
 	return b.all
@@ -282,8 +284,8 @@ func (b *Book) look() {
 			}
 		}
 		if o != nil {
-			b.rest.plus(o.all)
-			b.restOf.plus(o.today)
+			b.rest.Plus(o.all)
+			b.restOf.Plus(o.today)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"terok/internal/sandbox"
 )
 
 type clock struct{ now time.Time }
@@ -35,7 +37,7 @@ func TestBook(t *testing.T) {
 	if err := two.Add(entry); err != nil {
 		t.Fatal(err)
 	}
-	for span, want := range map[Span]int64{PerTask: 1, PerProject: 4, PerDay: 4} {
+	for span, want := range map[Span]int64{sandbox.PerTask: 1, sandbox.PerProject: 4, sandbox.PerDay: 4} {
 		if got := two.Total(span); got.Requests != want || got.MicroUSD != 7*want {
 			t.Errorf("%s: %+v", span, got)
 		}
@@ -44,14 +46,14 @@ func TestBook(t *testing.T) {
 	if err := one.Add(entry); err != nil {
 		t.Fatal(err)
 	}
-	if got := two.Total(PerProject); got.Requests != 4 {
+	if got := two.Total(sandbox.PerProject); got.Requests != 4 {
 		t.Errorf("looked too often: %+v", got)
 	}
 	c.now = c.now.Add(2 * time.Minute) // midnight
-	if got := two.Total(PerProject); got.Requests != 5 {
+	if got := two.Total(sandbox.PerProject); got.Requests != 5 {
 		t.Errorf("the other task's request is missing: %+v", got)
 	}
-	if got := two.Total(PerDay); got.Requests != 0 {
+	if got := two.Total(sandbox.PerDay); got.Requests != 0 {
 		t.Errorf("a new day: %+v", got)
 	}
 
@@ -63,13 +65,13 @@ func TestBook(t *testing.T) {
 	f.WriteString(`{"day":"2026-11-30","requests":1000,"inp`)
 	f.Close()
 	again := open(t, dir, "one", c)
-	if got := again.Total(PerTask); got.Requests != 4 {
+	if got := again.Total(sandbox.PerTask); got.Requests != 4 {
 		t.Errorf("after a torn line: %+v", got)
 	}
 	if err := again.Add(entry); err != nil {
 		t.Fatal(err)
 	}
-	if got := open(t, dir, "one", c).Total(PerTask); got.Requests != 5 {
+	if got := open(t, dir, "one", c).Total(sandbox.PerTask); got.Requests != 5 {
 		t.Errorf("a torn line swallowed the next: %+v", got)
 	}
 }
@@ -86,7 +88,7 @@ func TestHostileBook(t *testing.T) {
 	if err := os.Mkdir(Path(dir, "dir"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if got := open(t, dir, "mine", c).Total(PerDay); got != (Total{Requests: 2, MicroUSD: 3}) {
+	if got := open(t, dir, "mine", c).Total(sandbox.PerDay); got != (Total{Requests: 2, MicroUSD: 3}) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -100,13 +102,13 @@ func TestLongBookIsShortened(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Total{Requests: int64(n), Tokens: Tokens{Input: int64(2 * n)}, MicroUSD: int64(3 * n), Unpriced: int64(n)}
-	if got := open(t, dir, "t", c).Total(PerTask); got != want {
+	if got := open(t, dir, "t", c).Total(sandbox.PerTask); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if st, err := os.Stat(Path(dir, "t")); err != nil || st.Size() > 1000 {
 		t.Errorf("%v %v", st, err)
 	}
-	if got := open(t, dir, "t", c).Total(PerTask); got != want {
+	if got := open(t, dir, "t", c).Total(sandbox.PerTask); got != want {
 		t.Errorf("the second time: %+v", got)
 	}
 }
@@ -128,51 +130,11 @@ func TestPrices(t *testing.T) {
 	}
 }
 
-func TestBudgets(t *testing.T) {
-	for text, want := range map[string]string{"5 USD/task": "5 USD/task", "$0.5/day": "0.5 USD/day", "2M tokens / project": "2M tokens/project",
-		"1500 tokens/task": "1500 tokens/task", "1.5k tokens/task": "1500 tokens/task", "20USD/day": "20 USD/day"} {
-		b, err := ParseBudget(text)
-		if err != nil || b.String() != want {
-			t.Errorf("%q: %q %v", text, b, err)
-		}
-		if again, err := ParseBudget(b.String()); err != nil || again != b {
-			t.Errorf("%q: %v %v", text, again, err)
-		}
-	}
-	for _, bad := range []string{"", "5", "5 USD", "5 EUR/task", "-5 USD/task", "0 USD/task", "5 USD/hour", "NaN USD/task", "Inf tokens/day", "5 tokens/", "1e300 tokens/day", "0 tokens/task"} {
-		if b, err := ParseBudget(bad); err == nil {
-			t.Errorf("%q is %v", bad, b)
-		}
-	}
-	var list Budgets
-	if err := list.UnmarshalConfig([]any{"5 USD/task", "1M tokens/day"}); err != nil || len(list) != 2 {
-		t.Errorf("%v %v", list, err)
-	}
-	if err := list.UnmarshalConfig(""); err != nil || len(list) != 0 {
-		t.Errorf("%v %v", list, err)
-	}
-	if err := list.UnmarshalConfig(5.0); err == nil {
-		t.Error("a number is a budget")
-	}
-	b := Budget{MicroUSD: 1_000_000, Span: PerTask}
-	if u := b.Used(Total{MicroUSD: 800_000}); u != 0.8 {
+func TestUsed(t *testing.T) {
+	if u := Used(Budget{MicroUSD: 1_000_000, Span: sandbox.PerTask}, Total{MicroUSD: 800_000}); u != 0.8 {
 		t.Error(u)
 	}
-}
-
-func FuzzBudget(f *testing.F) {
-	f.Add("5 USD/task")
-	f.Add("1.5M tokens/day")
-	f.Fuzz(func(t *testing.T, s string) {
-		b, err := ParseBudget(s)
-		if err != nil {
-			return
-		}
-		if b.MicroUSD <= 0 && b.Tokens <= 0 {
-			t.Fatalf("%q is a budget of nothing", s)
-		}
-		if again, err := ParseBudget(b.String()); err != nil || again != b {
-			t.Fatalf("%q: %q %v", s, b, err)
-		}
-	})
+	if u := Used(Budget{Tokens: 1000, Span: sandbox.PerTask}, Total{Tokens: Tokens{Input: 200, Output: 1000}}); u != 1.2 {
+		t.Error(u)
+	}
 }

@@ -68,6 +68,11 @@ func Generates(method, path string) bool {
 	return false
 }
 
+// Batches reports whether a request begins work whose cost no answer to it says.
+func Batches(method, path string) bool {
+	return method == "POST" && (strings.HasSuffix(path, "/batches") || strings.HasSuffix(path, "/batch/jobs"))
+}
+
 // Reset begins another answer.
 func (m *Meter) Reset() {
 	if m != nil {
