@@ -37,13 +37,14 @@ var systemBundles = []string{
 }
 
 // caVariables make common programs trust the bundle: OpenSSL and Go, Node (which adds to its own
-// roots), Python's requests, curl, git, and Rust and AWS tools.
+// roots, as Deno does), Python's requests, curl, git, and Rust and AWS tools.
 var caVariables = map[string]string{
 	"SSL_CERT_FILE":       caBundle,
 	"NODE_EXTRA_CA_CERTS": caFile,
 	"REQUESTS_CA_BUNDLE":  caBundle,
 	"CURL_CA_BUNDLE":      caBundle,
 	"GIT_SSL_CAINFO":      caBundle,
+	"DENO_CERT":           caFile,
 	"AWS_CA_BUNDLE":       caBundle,
 	"CARGO_HTTP_CAINFO":   caBundle,
 }

@@ -123,7 +123,9 @@ type notifier struct {
 	popups  *popups
 	answer  board.Answer
 	results chan result
-	broken  time.Time // when the daemon failed; zero: it works
+	alerts  chan terok.RequestItem
+	alerted map[string]time.Time // when each was shown; of the watch's goroutine
+	broken  time.Time            // when the daemon failed; zero: it works
 
 	acts   atomic.Bool // requests can be answered here
 	status atomic.Pointer[Status]
@@ -135,7 +137,8 @@ type result struct {
 }
 
 func start(ctx context.Context, cfg Config) (*notifier, error) {
-	n := &notifier{cfg: cfg, answer: cfg.App.Answerer("notification"), results: make(chan result)}
+	n := &notifier{cfg: cfg, answer: cfg.App.Answerer("notification"), results: make(chan result),
+		alerts: make(chan terok.RequestItem, maxAlerts), alerted: map[string]time.Time{}}
 	n.status.Store(&Status{PID: os.Getpid()})
 	socket := cfg.App.Roots.NotifySocket()
 	unlock, err := state.TryLock(socket)
@@ -161,7 +164,7 @@ func start(ctx context.Context, cfg Config) (*notifier, error) {
 	n.wg.Go(func() { _ = n.server.Serve(l) })
 	n.bus.find(n.ctx)
 	n.acts.Store(n.bus.acts)
-	n.watch, err = cfg.App.WatchRequests(n.ctx, terok.WatchOptions{Answers: n.acts.Load})
+	n.watch, err = cfg.App.WatchRequests(n.ctx, terok.WatchOptions{Answers: n.acts.Load, Each: n.heard})
 	if err != nil {
 		n.close()
 		return nil, err
@@ -215,6 +218,8 @@ func (n *notifier) run() error {
 			return fmt.Errorf("%w any more", sessionbus.ErrNone)
 		case <-n.watch.Changed():
 		case <-tick.C:
+		case i := <-n.alerts:
+			n.tell(i)
 		case r := <-n.results:
 			n.popups.answered(r.act, r.err)
 		case sig := <-n.bus.signals:

@@ -43,6 +43,7 @@ type account struct {
 	mu     sync.Mutex
 	state  vaultState
 	denied map[string]time.Time
+	told   map[string]time.Time // alerts
 }
 
 // vaultState is what must outlive a worker: who crashes it must get neither a new budget nor a
@@ -228,6 +229,65 @@ func (a *account) revoked(f *front.Front, phantoms map[string]string) {
 	}
 }
 
+// askOwner is how long the keyholder may take to say whose a phantom is.
+const askOwner = 10 * time.Second
+
+// strayed raises the alert about a whole phantom of somebody else that this container used: its
+// owner, if a running container has it, is told and revokes it.
+func (s *service) strayed(token string) {
+	ctx, cancel := context.WithTimeout(context.Background(), askOwner)
+	defer cancel()
+	owner, err := s.session.Owner(ctx, token)
+	if err != nil { // a locked vault: then the token opens nothing either
+		log.Printf("whose a token is: %v", err)
+	}
+	if !s.account.fresh("stray " + owner) {
+		return
+	}
+	e := audit.Event{Ev: "vault_leak", Actor: "workload", Reason: front.LeakForeign, Detail: map[string]string{"grant": front.Handle(token)}}
+	if owner != "" {
+		e.Detail["owner"] = owner
+	}
+	s.ledger.Record(e)
+}
+
+// betrayed revokes a phantom of this container that another one used.
+func (s *service) betrayed(phantom string) {
+	for provider, own := range s.hand.Phantoms {
+		if own == phantom && len(s.revoke(provider, "it leaked to another container", true)) > 0 {
+			s.ledger.Record(audit.Event{Ev: "vault_leak", Actor: "auto", Provider: provider, Reason: "phantom_leaked", Verdict: "deny",
+				Detail: map[string]string{"grant": front.Handle(phantom)}})
+		}
+	}
+}
+
+// fresh is true once in leakEvery for the same key.
+func (a *account) fresh(key string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	if at, known := a.told[key]; known && now.Sub(at) < leakEvery {
+		return false
+	}
+	if a.told == nil || len(a.told) >= 256 {
+		a.told = map[string]time.Time{}
+	}
+	a.told[key] = now
+	return true
+}
+
+// revoke makes phantoms worth nothing, also for the next worker, and returns whose were good.
+func (s *service) revoke(provider, why string, now bool) []string {
+	done := s.front.Revoke(provider, why, now)
+	s.account.mu.Lock()
+	defer s.account.mu.Unlock()
+	for _, p := range done {
+		s.account.state.Revoked[front.Handle(s.hand.Phantoms[p])] = why
+	}
+	s.account.save()
+	return done
+}
+
 // RevokeCredentials makes the task's phantoms worth nothing until the container's next start.
 func (s *service) RevokeCredentials(_ context.Context, c control.Revocation) (control.Revoked, error) {
 	if s.front == nil {
@@ -237,13 +297,7 @@ func (s *service) RevokeCredentials(_ context.Context, c control.Revocation) (co
 		return control.Revoked{}, problem.New("no_credentials", problem.NotFound, "this container has no credential of %q; it has %s", c.Provider,
 			strings.Join(slices.Sorted(maps.Keys(s.hand.Phantoms)), ", "))
 	}
-	done := s.front.Revoke(c.Provider, "by the operator", c.Now)
-	s.account.mu.Lock()
-	for _, p := range done {
-		s.account.state.Revoked[front.Handle(s.hand.Phantoms[p])] = "by the operator"
-	}
-	s.account.save()
-	s.account.mu.Unlock()
+	done := s.revoke(c.Provider, "by the operator", c.Now)
 	for _, p := range done {
 		s.ledger.Record(audit.Event{Ev: "vault_revoked", Actor: "operator", Provider: p, Reason: "user", Via: c.Via,
 			Detail: map[string]string{"grant": front.Handle(s.hand.Phantoms[p])}})

@@ -28,7 +28,7 @@ func (s *service) clear(cfg *proxy.Config, set policy.Settings) {
 		Judge: s.judge, Grant: s.rules.grant, Revoke: s.rules.revoke, CanAsk: s.rules.setCanAsk,
 		Settle:  func() { s.proxy.Recheck() },
 		Publish: func(r control.Request) uint64 { return s.feed.Publish(control.StreamItem{Request: &r}) },
-		Record:  s.ledger.Record,
+		Record:  s.names.Record,
 	})
 	cfg.Ask = func(ctx context.Context, q proxy.Question) { s.docket.Hold(ctx, s.attempt(q)) }
 	cfg.Refused = func(q proxy.Question) { s.docket.Refused(s.attempt(q)) }

@@ -29,6 +29,7 @@ func cleared(t testing.TB, set policy.Settings, rules ...string) *service {
 		t.Fatal(err)
 	}
 	s.rules = newRules(bundleOf(t, set, rules...), false)
+	s.names = s.ledger
 	cfg := proxy.Config{Policy: s.rules.policy, Record: s.ledger}
 	s.clear(&cfg, set)
 	s.proxy = proxy.New(cfg)

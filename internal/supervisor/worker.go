@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"terok/internal/audit"
@@ -89,8 +91,9 @@ type service struct {
 	started time.Time
 
 	ledger    *audit.Ledger
-	unwritten *trouble // of the ledger
-	before    past     // traffic of earlier workers
+	names     audit.Recorder // of what holds names that the container chose
+	unwritten *trouble       // of the ledger
+	before    past           // traffic of earlier workers
 	feed      *control.Feed
 	rules     *rules
 	table     *dns.Table
@@ -159,12 +162,13 @@ func newService(h *handover, l *link) (*service, error) {
 		s.gitDoor = newDoor(sandbox.ServiceHost, sandbox.GatePort)
 		services[s.gitDoor.addr] = s.gitDoor
 	}
+	s.names = &phantomWatch{Recorder: s.ledger}
 	s.resolver = &dns.Resolver{Policy: s.rules.policy, Table: s.table, Lookup: lookup, Upstream: upstream,
-		Record: s.ledger, Hostname: f.Key}
+		Record: s.names, Hostname: f.Key}
 	cfg := proxy.Config{Policy: s.rules.policy, Names: s.table.Name, Range: set.Synthetic,
 		Lookup: lookup.LookupHost, Services: services,
 		Vital:  map[netip.AddrPort]bool{s.apiDoor.addr: true, s.dnsDoor.addr: true},
-		Verify: verification(set.Verify), Subject: s.subject(), Record: s.ledger}
+		Verify: verification(set.Verify), Subject: s.subject(), Record: s.names}
 	if s.front != nil {
 		cfg.Front = s.front
 		s.resolver.Routed = func(name string) bool { return s.routed(name) }
@@ -227,10 +231,11 @@ func (s *service) vault(lookup *dns.Lookup) error {
 	}
 	d := &upstreamDialer{lookup: lookup.LookupHost, rules: s.rules}
 	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential,
-		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, NoBatches: len(s.account.budgets) > 0,
+		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, Leaked: func(token string) { go s.strayed(token) }, NoBatches: len(s.account.budgets) > 0,
 		Limits: front.Limits{PerMinute: v.Limits.PerMinute, Burst: v.Limits.Burst, Concurrent: v.Limits.Concurrent, Body: v.Limits.Body}})
 	if err == nil {
 		s.account.revoked(s.front, s.hand.Phantoms)
+		s.session.Guard(slices.Collect(maps.Values(s.hand.Phantoms)), s.betrayed)
 	}
 	return err
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"terok/internal/audit"
 	"terok/internal/clearance/clearancetest"
 	"terok/internal/control"
 	"terok/internal/notify"
@@ -265,6 +266,37 @@ func (s *session) forge(p daemon.Popup, key string) {
 
 // TestThirtyContainers is acceptance test 67: one notifier, every popup says whose it is, at most
 // six and a count, and a verdict reaches the container that it is about.
+// Events that nobody is asked about reach the desktop too, once.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	d := s.daemon("actions", "body", "body-markup")
+	a := s.supervisor("webshop", "k3v9p")
+	s.notifier()
+	s.wait("somebody can answer", func() bool { _, n := a.Readers(); return n == 1 })
+	for range 3 {
+		a.Say(audit.Event{Ev: "vault_request", Status: 200})
+		a.Say(audit.Event{Ev: "vault_leak", Reason: "foreign_phantom", Detail: map[string]string{"owner": "docs/<b>m4j64"}})
+	}
+	p := s.popup(d, "Token misused")
+	if !strings.Contains(p.Body, "Task: webshop/k3v9p") || !strings.Contains(p.Body, "another container") || !strings.Contains(p.Body, "&lt;b&gt;") || len(p.Actions) != 0 {
+		t.Errorf("%+v", p)
+	}
+	a.Say(audit.Event{Ev: "vault_budget", Rule: "5 USD/task", Reason: "80 % used"})
+	if p := s.popup(d, "Budget nearly used up"); !strings.Contains(p.Body, "5 USD/task: 80 % used") {
+		t.Errorf("%+v", p)
+	}
+	n := 0
+	for _, shown := range d.Shown() {
+		if strings.Contains(shown.Title, "Token misused") {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d alerts of one kind", n)
+	}
+}
+
 func TestThirtyContainers(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)

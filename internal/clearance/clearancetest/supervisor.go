@@ -152,6 +152,9 @@ func (s *Supervisor) End(id string, how control.RequestState) {
 	}
 }
 
+// Say publishes a line of the ledger.
+func (s *Supervisor) Say(ev audit.Event) { s.feed.Publish(control.StreamItem{Event: &ev}) }
+
 // SetPostureNow changes the posture and tells the readers; requests are left to the face.
 func (s *Supervisor) SetPostureNow(p control.Posture) {
 	s.mu.Lock()

@@ -76,14 +76,13 @@ func (f *Front) stranger(ctx context.Context, s *site, value string) *refusal {
 	case token == "":
 	case slices.ContainsFunc(f.grants, func(g *grant) bool { return Handle(g.Phantom) == handle }):
 		tell(LeakWrongSecret, handle)
-	case ValidPhantom(token):
-		// One alert for all of them: each costs the container nothing to make up.
-		tell(LeakForeign, "")
-		if f.cfg.Leaked != nil {
-			f.cfg.Leaked(token)
-		}
+	case ValidPhantom(token) && f.cfg.Leaked == nil:
+		tell(LeakForeign, "") // one for all of them: each costs the container nothing to make up
 	}
 	if f.canary.wrong.take(f.cfg.Now()) == 0 {
+		if ValidPhantom(token) && f.cfg.Leaked != nil {
+			f.cfg.Leaked(token)
+		}
 		return nil
 	}
 	tell(LeakGuessing, "")

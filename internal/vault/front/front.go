@@ -90,7 +90,8 @@ type Config struct {
 	Used func(provider, model string, t usage.Tokens, estimated bool) (microUSD int64)
 	// NoBatches refuses requests whose cost is not in their answer.
 	NoBatches bool
-	// Leaked is told of a phantom of another container that this one used. nil: nobody is.
+	// Leaked is told of whole phantoms that this container used and does not own, a few in a minute,
+	// and raises the alert. nil: the front does.
 	Leaked func(token string)
 	Limits Limits
 	Now    func() time.Time // nil: time.Now

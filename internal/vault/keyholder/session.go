@@ -114,6 +114,9 @@ type Session struct {
 	waiting map[uint64]chan Response
 	readers sync.WaitGroup
 	closed  bool
+
+	own    map[string]string    // digest → phantom of this container
+	leaked func(phantom string) // nil: nobody is told
 }
 
 // cached is a secret and until when it may be used without asking again: the keyholder may have a
@@ -156,6 +159,7 @@ func (s *Session) Attach(conn *net.UnixConn) {
 	s.conn = conn
 	s.readers.Add(1)
 	go s.read(conn)
+	s.tell()
 }
 
 // drop forgets connection and cache and lets every waiting call fail. The caller holds mu.
@@ -191,7 +195,11 @@ func (s *Session) read(conn *net.UnixConn) {
 			s.mu.Unlock()
 			return
 		}
-		if resp.ID == 0 {
+		if phantom, own := s.own[resp.Leaked]; resp.ID == 0 && resp.Leaked != "" {
+			if own && s.leaked != nil {
+				go s.leaked(phantom)
+			}
+		} else if resp.ID == 0 {
 			s.forget()
 		} else if ch, ok := s.waiting[resp.ID]; ok {
 			delete(s.waiting, resp.ID)

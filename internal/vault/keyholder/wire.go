@@ -163,14 +163,15 @@ type Request struct {
 
 	// Refused is the digest (Secret.Digest) of a token that the provider has just refused:
 	// OpCredential then looks for a newer one.
-	Refused string `json:"refused,omitempty"`
+	Refused string   `json:"refused,omitempty"`
+	Digests []string `json:"digests,omitempty"` // OpPhantoms, OpLeaked
 	// Upstream tells OpRevoke how a token takes itself back; nil for RFC 7009 at the credential's
 	// own endpoint.
 	Upstream *Revocation `json:"upstream,omitempty"`
 }
 
 // Response answers the request with the same ID. ID 0 is a message of the keyholder's own:
-// credentials changed, forget what is cached.
+// credentials changed, forget what is cached; or, with Leaked, a phantom leaked.
 type Response struct {
 	ID          uint64            `json:"id"`
 	Code        string            `json:"code,omitempty"` // "" is success
@@ -192,6 +193,8 @@ type Response struct {
 	Steps       []Step            `json:"steps,omitempty"`
 	Bindings    []Binding         `json:"bindings,omitempty"`
 	SSH         *SSHReply         `json:"ssh,omitempty"`
+	Owner       string            `json:"owner,omitempty"`  // OpLeaked: project/task, "" when nobody has it
+	Leaked      string            `json:"leaked,omitempty"` // with ID 0: digest of a phantom of this supervisor that another container used
 }
 
 // Codes of refusals, besides those of package store.

@@ -35,9 +35,10 @@ type conn struct {
 
 // binding is what a supervisor's connection may fetch.
 type binding struct {
-	file    sandbox.File
-	init    *peer.Pin     // the container's init
-	signing *rate.Limiter // SSH signatures
+	file     sandbox.File
+	init     *peer.Pin       // the container's init
+	phantoms map[string]bool // digests of this start's phantoms; under holder.mu
+	signing  *rate.Limiter   // SSH signatures
 }
 
 func (c *conn) release() {
@@ -103,12 +104,7 @@ func (c *conn) reply(resp keyholder.Response) bool {
 // notify sends a message of the keyholder's own. One that does not take it is cut off: it would
 // go on using a credential that was taken away.
 func (c *conn) notify() {
-	c.write.Lock()
-	defer c.write.Unlock()
-	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	if _, err := c.Write([]byte(`{"id":0}`)); err != nil {
-		c.Close()
-	}
+	c.tell([]byte(`{"id":0}`))
 }
 
 // bind judges a supervisor and returns what it may fetch. Everything is checked against facts
@@ -143,7 +139,7 @@ func (h *Holder) bind(c *conn, path string) (*binding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the container does not run: %w", err)
 	}
-	return &binding{*file, pin, newSignLimit()}, nil
+	return &binding{file: *file, init: pin, signing: newSignLimit()}, nil
 }
 
 // loadSandbox reads the sandbox file at path, which must lie below the data root.

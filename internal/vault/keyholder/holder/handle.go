@@ -22,6 +22,12 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		if req.Op == keyholder.OpSSH {
 			return h.ssh(c, req.SSH), false
 		}
+		switch req.Op {
+		case keyholder.OpPhantoms:
+			return h.phantoms(c, req.Digests), false
+		case keyholder.OpLeaked:
+			return h.leaked(c, req.Digests), false
+		}
 		return refused("a supervisor may fetch its task's credentials only"), false
 	}
 	if req.Op == keyholder.OpAttach {
