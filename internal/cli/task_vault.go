@@ -157,7 +157,7 @@ func credentialRow(ev audit.Event) []string {
 	outcome := text.Show(ev.Reason)
 	switch {
 	case ev.Ev != "vault_request":
-		outcome = strings.TrimSpace(text.Show(strings.TrimPrefix(ev.Ev, "vault_")) + " " + text.Show(ev.Rule) + " " + outcome)
+		outcome = strings.Join(strings.Fields(text.Show(strings.TrimPrefix(ev.Ev, "vault_"))+" "+text.Show(ev.Rule)+" "+outcome), " ")
 	case outcome == "":
 		outcome = "ok"
 	}
