@@ -10,6 +10,7 @@
 #   make fuzz     every fuzz target for FUZZTIME (30s) each, FUZZJOBS (2) at a time; PKG=./internal/git
 #                 for one package
 #   make bench    measurements, every sample printed; writes bench.json; BENCH=Start for one of them
+#   make soak     addresses that change each second, for SOAK (10m); needs root
 #   make mutants  each guard removed in turn: its attack test must fail; MUTANTS="-j 4 dns proxy" for
 #                 some of them (go run ./test/mutants -h)
 SHELL      := /bin/bash
@@ -21,6 +22,7 @@ FUZZJOBS ?= 2
 PKG      ?= ./...
 MUTANTS  ?=
 BENCH    ?= .
+SOAK     ?= 10m
 TESTARGS ?=
 AGENT    ?=
 # Packages that run in the world only; outside of it they fail.
@@ -33,7 +35,7 @@ commit  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 date    := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo unknown)
 ldflags := -s -w -X terok/internal/version.Version=$(version) -X terok/internal/version.Commit=$(commit) -X terok/internal/version.Date=$(date)
 
-.PHONY: all build test unit e2e attack demo lint fuzz bench mutants test-agents leftovers man clean
+.PHONY: all build test unit e2e attack soak demo lint fuzz bench mutants test-agents leftovers man clean
 all: build
 
 build:
@@ -58,6 +60,9 @@ e2e: build
 attack: build
 	scripts/rootless base
 	scripts/world run -- go test -count=1 -timeout 20m -p 1 $(TESTARGS) $(world)
+
+soak: build
+	scripts/world run -- env TEROK_SOAK=$(SOAK) go test -count=1 -v -timeout 60m -run TestRotatingAddresses ./test/attack
 
 demo: build
 	scripts/rootless run -- bin/terok demo

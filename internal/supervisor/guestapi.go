@@ -211,7 +211,9 @@ func (g *guestAPI) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	e := g.why(t)
 	// What an operator wrote and where stays outside: the workload learns the verdict.
-	e.Rule = nil
+	if e.Rule != nil {
+		e.Rule, e.Reason = nil, "a rule of the tier "+e.Tier+" decides"
+	}
 	answer(w, e)
 }
 

@@ -35,9 +35,12 @@ const (
 	// ownerEvery and ownerBurst bound searches; the docket makes ten requests a minute.
 	ownerEvery = time.Second
 	ownerBurst = 20
-	// mightyEvery is how long what was seen of capabilities holds; lookEvery how often a worker looks
-	// by itself.
-	mightyEvery = time.Second
+	// ownerWait is how long a worker waits for an answer: a parent that stands still must not stop
+	// refusals.
+	ownerWait = time.Second
+	// mightyEvery is how long what was seen of capabilities holds, lookEvery how often a worker looks
+	// by itself: a search costs milliseconds, and lists ask many supervisors for their status.
+	mightyEvery = 10 * time.Second
 	lookEvery   = 30 * time.Second
 )
 
@@ -75,13 +78,16 @@ type processes struct {
 
 	mu    sync.Mutex // one question at a time
 	noted atomic.Pointer[string]
+
+	state sync.Mutex
+	late  int // answers that nobody waits for any more, still to come
 }
 
 func newProcesses(l *link) *processes {
 	return &processes{link: l, answers: make(chan []byte, 1), done: make(chan struct{})}
 }
 
-// owner waits for the parent's answer, which comes unless the container ends. "" is unknown.
+// owner waits for the parent's answer, "" for unknown.
 func (p *processes) owner(local, remote netip.AddrPort) string {
 	if !local.IsValid() || !remote.IsValid() {
 		return ""
@@ -100,6 +106,16 @@ func (p *processes) ask(op byte, question []byte) string {
 	case answer := <-p.answers:
 		return ownerWords(answer)
 	case <-p.done:
+		return ""
+	case <-time.After(ownerWait):
+	}
+	p.state.Lock()
+	defer p.state.Unlock()
+	select {
+	case answer := <-p.answers: // at the last moment
+		return ownerWords(answer)
+	default:
+		p.late++ // it must not answer the next question
 		return ""
 	}
 }
@@ -144,8 +160,14 @@ func (s *service) tellMighty(st *control.Status) {
 	}
 }
 
-// heard takes an answer; one that nobody asked for is dropped.
+// heard takes an answer; one that nobody waits for is dropped.
 func (p *processes) heard(answer []byte) {
+	p.state.Lock()
+	defer p.state.Unlock()
+	if p.late > 0 {
+		p.late--
+		return
+	}
 	select {
 	case p.answers <- answer:
 	default:

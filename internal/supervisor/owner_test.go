@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeProc makes a process in a /proc of ours.
@@ -112,14 +114,55 @@ func TestMighty(t *testing.T) {
 	fakeProc(t, proc, 5, space, "bwrap")
 	have(5, "user:[9]", "000001ffffffffff")
 	o := &owners{space: space, rulers: []string{"user:[8]", "user:[1]"}, proc: proc}
-	if got := ownerWords(o.mighty()); got != "" {
+	if got := ownerWords(o.mighty(0)); got != "" {
 		t.Errorf("%q can change the network", got)
 	}
 	fakeProc(t, proc, 6, space, "nft")
 	have(6, "user:[8]", "0000000000001000")
-	o.last = nil
-	if got := ownerWords(o.mighty()); got != "nft, pid 6" {
+	if got := ownerWords(o.mighty(0)); got != "nft, pid 6" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestLateAnswer: a parent that stands still costs a second and no more, and what it says later is no
+// answer to another question.
+func TestLateAnswer(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := newLink(os.NewFile(uintptr(pair[0]), "ours"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.conn.Close()
+	theirs, err := newLink(os.NewFile(uintptr(pair[1]), "theirs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.conn.Close()
+	named := func(name string) []byte {
+		answer := make([]byte, ownerAnswer)
+		copy(answer, name)
+		answer[ownerAnswer-1] = 7
+		return answer
+	}
+	p := newProcesses(ours)
+	here, there := netip.MustParseAddrPort("10.0.2.100:1"), netip.MustParseAddrPort("198.18.0.1:443")
+	if got := p.owner(here, there); got != "" {
+		t.Errorf("%q without an answer", got)
+	}
+	go func() {
+		for range 2 * (1 + ownerQuestion) { // both questions have come
+			if _, err := theirs.hearByte(); err != nil {
+				return
+			}
+		}
+		p.heard(named("late"))
+		p.heard(named("right"))
+	}()
+	if got := p.owner(here, there); got != "right, pid 7" {
+		t.Errorf("%q answers the second question", got)
 	}
 }
 

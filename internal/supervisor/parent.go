@@ -301,7 +301,7 @@ func (p *parent) supervise(say *os.File) int {
 	tampered := make(chan tampering, 1)
 	go func() {
 		if what, err := p.watch.Wait(); err == nil {
-			tampered <- tampering{what, p.owners.mighty()}
+			tampered <- tampering{what, p.owners.mighty(0)}
 		}
 	}()
 	defer p.watch.Close()
@@ -410,7 +410,7 @@ func (p *parent) startWorker(ctx context.Context) (*worker, error) {
 		return nil, err
 	}
 	w := newWorker(cmd, l)
-	w.datagram, w.owner, w.mighty = p.space.Datagram, p.owners.find, p.owners.mighty
+	w.datagram, w.owner, w.mighty = p.space.Datagram, p.owners.find, func() []byte { return p.owners.mighty(mightyEvery) }
 	hand := p.hand
 	go w.run(ctx, &hand)
 	return w, nil

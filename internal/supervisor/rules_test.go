@@ -137,3 +137,25 @@ func TestGuestProtocolRefuses(t *testing.T) {
 		t.Errorf("the workload learns %+v, %v", e, err)
 	}
 }
+
+// TestGuestLearnsNoSource: what a workload asks about tells it neither who wrote a rule, nor in which
+// file, nor why.
+func TestGuestLearnsNoSource(t *testing.T) {
+	rule, err := policy.ParseRule(`-closed.test %reason="the merger"`, policy.Denied, "/home/ada/.config/terok/projects/merger/project.yml:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := policy.New([]policy.Rule{rule}, policy.Options{Posture: policy.Up})
+	d := p.Decide(policy.Request{Name: "closed.test", Port: 443, Proto: "tcp", Now: time.Now()})
+	v := view(d.Rule)
+	g := &guestAPI{why: func(t control.Target) control.Explanation {
+		return control.Explanation{Target: t, Verdict: d.Verdict.String(), Tier: d.Tier.String(), Reason: d.Reason, Rule: &v}
+	}}
+	w := httptest.NewRecorder()
+	g.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/why?host=closed.test&port=443", nil))
+	for _, text := range []string{w.Body.String(), d.Said()} {
+		if !strings.Contains(text, "deny") || strings.Contains(text, "ada") || strings.Contains(text, "merger") {
+			t.Errorf("a workload reads %s", text)
+		}
+	}
+}

@@ -142,10 +142,12 @@ func (o *owners) holder(name string) (found int) {
 // sudo: it is in the bounding set of nothing that terok starts, only `podman exec --privileged` and
 // the like on the host give it. Capabilities in a user namespace that the workload made are worth
 // nothing there and are not meant.
-func (o *owners) mighty() []byte {
+//
+// What was seen at most maxAge ago is the answer; 0 looks.
+func (o *owners) mighty(maxAge time.Duration) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.last != nil && time.Since(o.lastAt) < mightyEvery {
+	if o.last != nil && time.Since(o.lastAt) < maxAge {
 		return o.last
 	}
 	found := 0

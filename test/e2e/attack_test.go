@@ -129,6 +129,37 @@ func TestRestartByHand(t *testing.T) {
 	}
 }
 
+// TestReboot: after a reboot, when nothing below the runtime directory is left, podman's start by hand
+// brings the container back with its supervisor, its posture and its live verdicts; a CONTAINERS_CONF of
+// the person's own takes nothing away at a launch. spec/shield.md §10: 13, 14, 15.
+func TestReboot(t *testing.T) {
+	t.Setenv("CONTAINERS_CONF", "/dev/null")
+	name := r.Sandbox(t)
+	r.OK(t, "shield", "allow", name, "example.test:443")
+	r.OK(t, "shield", "deny", name, "other.test")
+	r.OK(t, "shield", "quarantine", name)
+	r.OK(t, "sandbox", "stop", name)
+	runtimeDir := ""
+	for _, kv := range r.Env() {
+		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
+			runtimeDir = dir
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(runtimeDir, "terok", "run", name)); err != nil || runtimeDir == "" {
+		t.Fatal(runtimeDir, err)
+	}
+	if o := r.Ours(t, "start", r.Container(name)); o.Code != 0 {
+		t.Fatal(o.Stderr)
+	}
+	if st := r.Status(t, name); st.Posture != "quarantine" || !st.Verified {
+		t.Errorf("%+v", st)
+	}
+	rules := r.OK(t, "shield", "rules", name)
+	if !strings.Contains(rules, "+example.test:443") || !strings.Contains(rules, "-other.test") {
+		t.Errorf("live rules are gone:\n%s", rules)
+	}
+}
+
 // A copy of the container never runs the command, and stores nothing that works there.
 func TestCopiesAreRefused(t *testing.T) {
 	dir, flag := canary(t)

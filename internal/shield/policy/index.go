@@ -79,6 +79,19 @@ func reasonOf(r *Rule) string {
 	}, s)
 }
 
+// Said is Reason as the container may read it: the rule and its tier, but not who wrote it, in which
+// file and why. Those are the operator's name, paths and words.
+func (d Decision) Said() string {
+	if d.Rule == nil {
+		return d.Reason
+	}
+	verb := "refused by "
+	if d.Rule.parsed.allow {
+		verb = "allowed by "
+	}
+	return verb + d.Rule.Text + " (" + d.Rule.Tier.String() + ")"
+}
+
 // precedence orders rules about one target. Between allows the wider one comes first (raw, then
 // longer life): both were written for this very target.
 func precedence(a, b *entry) int {

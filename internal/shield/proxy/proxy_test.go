@@ -84,6 +84,9 @@ func TestDenySpeaksTheClientsProtocol(t *testing.T) {
 	if form.Host != "denied.test" || form.Rule != "-denied.test" || form.Tier != "deny" || form.Error != "refused_by_shield" {
 		t.Errorf("%+v", form)
 	}
+	if strings.Contains(body, "test:1") { // where the rule stands is the operator's
+		t.Errorf("the container reads the rule's source: %s", body)
+	}
 	for _, dst := range []string{"denied.test:443", "203.0.113.10:443", "denied.test:8443"} {
 		c := r.dial(dst)
 		c.Write(clientHello(t, "denied.test"))

@@ -145,7 +145,7 @@ type refusal struct {
 func (p *Proxy) forbid(f *flow, d policy.Decision, host string, hint requestHint) {
 	r := refusal{
 		Error: "refused_by_shield", Host: text.Line(host, 253), Port: f.port, Tier: d.Tier.String(),
-		Reason:  text.Line(d.Reason, text.MaxLine),
+		Reason:  text.Line(d.Said(), text.MaxLine),
 		Explain: sandbox.GuestProgram + " guest why " + text.Line(host, 253),
 	}
 	if d.Rule != nil {
