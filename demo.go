@@ -304,7 +304,7 @@ func (d *demonstration) key(ctx context.Context, _ DemoOptions) error {
 // review shows what waits, and that the clone is untouched.
 func (d *demonstration) review(ctx context.Context, _ DemoOptions) error {
 	d.head("7. What waits for you: terok review show %s", d.task.ID)
-	change, err := d.app.ReviewShow(ctx, d.task, "")
+	change, err := d.app.ReviewShow(ctx, d.task, ReviewOptions{})
 	if err != nil {
 		return err
 	}
@@ -328,7 +328,7 @@ func (d *demonstration) promote(ctx context.Context, _ DemoOptions) error {
 	if err != nil {
 		return err
 	}
-	p, err := d.app.Promote(ctx, PromoteRequest{Task: d.task, Commit: d.tip})
+	p, err := d.app.Promote(ctx, PromoteRequest{Task: d.task, Commit: d.tip, Approve: true})
 	if err != nil {
 		return err
 	}

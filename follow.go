@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"terok/internal/audit"
-	"terok/internal/gate/review"
-	"terok/internal/git"
 	"terok/internal/problem"
 	"terok/internal/relay"
 	"terok/internal/roster"
@@ -224,8 +222,7 @@ func (a *App) reviewCounts(ctx context.Context, t *task.Task) (commits, added, r
 	if t.Branch == "" || t.Start == "" && t.Base == "" {
 		return 0, 0, 0, nil
 	}
-	r := review.Reader{Roots: a.Roots, Git: &git.Runner{}}
-	changes, err := r.Queue(ctx, review.Task{Project: t.Project, ID: t.ID, Name: t.Name, Branch: t.Branch})
+	changes, err := a.ReviewTask(ctx, t)
 	if err != nil {
 		return 0, 0, 0, err
 	}

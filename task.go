@@ -278,44 +278,6 @@ func (a *App) recordExit(ctx context.Context, t *task.Task) error {
 	return err
 }
 
-// RestartTask starts a task's container again: with new supervisor, phantoms and tokens, and
-// with the rules of today's configuration.
-func (a *App) RestartTask(ctx context.Context, t *task.Task) error {
-	if err := a.notPanicked(); err != nil {
-		return err
-	}
-	release, err := a.tasks().Operate(t.Project, t.ID)
-	if err != nil {
-		return err
-	}
-	defer release()
-	c, err := a.taskContainer(ctx, t)
-	if err != nil {
-		return err
-	}
-	if c == nil {
-		return problem.New("container_gone", problem.Conflict, "the container of %s is gone; its branch is still in the gate", t.Ref()).
-			WithHint("terok review show %s, then start a new task", t.Ref())
-	}
-	if t.Mode == task.Headless && !c.Running() && t.Exit != nil {
-		return problem.New("task_finished", problem.Conflict, "%s has finished; a restart would repeat its prompt", t.Ref()).
-			WithHint("terok review show %s", t.Ref())
-	}
-	if _, err := a.refreshPolicy(t); err != nil {
-		return err
-	}
-	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
-		t.ReadyAt, t.Exit = time.Time{}, nil
-		t.Launch.StartedAt = a.Now().UTC()
-		return nil
-	}); err != nil {
-		return err
-	}
-	a.say("restarting %s …", t.Ref())
-	defer a.startNotifier()
-	return a.launcher().Restart(ctx, c.ID, t.Dir(a.Roots), 10*time.Second)
-}
-
 // DeleteTask archives a task's record, logs and ledger and removes everything else of it. Every
 // step can be repeated, so an interrupted deletion is run again.
 func (a *App) DeleteTask(ctx context.Context, t *task.Task) error {

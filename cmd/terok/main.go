@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"terok/internal/cli"
+	"terok/internal/gate/inspect"
 	"terok/internal/guest"
 	"terok/internal/notify"
 	"terok/internal/supervisor"
@@ -45,4 +46,5 @@ var processes = map[string]func(args []string) int{
 	"guest":            guest.Main,
 	"keyholder":        holder.Main,
 	"notify":           notify.Main,
+	inspect.Command:    inspect.Main,
 }

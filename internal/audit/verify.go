@@ -31,17 +31,24 @@ type Break struct {
 // written. A chain that does not hold is not an error but Report.Break; the error says that the
 // ledger could not be read (fs.ErrNotExist: there is none).
 func Verify(path string) (Report, error) {
+	r, _, err := VerifyAt(path, 0)
+	return r, err
+}
+
+// VerifyAt is Verify that also returns the hash of the line with number seq, "" when that line is
+// not at hand: what a receipt says of a ledger's head is compared with it.
+func VerifyAt(path string, seq uint64) (r Report, head string, err error) {
 	for {
 		before, err := sources(path)
 		if err != nil {
-			return Report{}, err
+			return Report{}, "", err
 		}
 		if len(before) == 0 {
-			return Report{}, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+			return Report{}, "", fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 		}
-		r, err := verify(path, before)
+		r, head, err := verify(path, before, seq)
 		if err == nil && r.Break == nil {
-			return r, nil
+			return r, head, nil
 		}
 		if err == errMoved {
 			continue
@@ -49,10 +56,10 @@ func Verify(path string) (Report, error) {
 		// A rotation in between moves files under our hands: look again if it did.
 		after, listErr := sources(path)
 		if listErr != nil {
-			return Report{}, listErr
+			return Report{}, "", listErr
 		}
 		if sameFiles(before, after) {
-			return r, err
+			return r, head, err
 		}
 	}
 }
@@ -72,19 +79,19 @@ func sameFiles(a, b []source) bool {
 // errBroken ends a scan at the first break.
 var errBroken = errors.New("broken")
 
-func verify(path string, files []source) (Report, error) {
-	r := Report{Path: path, Head: zeroHash}
+func verify(path string, files []source, wanted uint64) (r Report, at string, err error) {
+	r = Report{Path: path, Head: zeroHash}
 	for _, src := range files {
 		r.Files = append(r.Files, src.name)
 	}
 	for _, src := range files {
-		at := 0
+		number := 0
 		broken := func(reason string) error {
-			r.Break = &Break{File: src.name, Line: at, Seq: r.Last + 1, Reason: reason}
+			r.Break = &Break{File: src.name, Line: number, Seq: r.Last + 1, Reason: reason}
 			return errBroken
 		}
 		err := src.lines(func(line []byte, n int, whole bool) error {
-			at = n
+			number = n
 			if !whole && src.name == path {
 				r.Torn = true
 				return nil
@@ -114,18 +121,21 @@ func verify(path string, files []source) (Report, error) {
 			}
 			r.Lines++
 			r.Last, r.Head = seq, hash(line)
+			if seq == wanted {
+				at = r.Head
+			}
 			return nil
 		})
 		if d, ok := errors.AsType[*DamagedError](err); ok {
-			at = d.Line
+			number = d.Line
 			err = broken(d.Reason)
 		}
 		if err == errBroken {
-			return r, nil
+			return r, at, nil
 		}
 		if err != nil {
-			return r, err
+			return r, at, err
 		}
 	}
-	return r, nil
+	return r, at, nil
 }

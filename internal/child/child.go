@@ -1,5 +1,5 @@
 // Package child runs one program of the host and waits for it. It is the common ground of the
-// runners of podman and git, the only packages that may use it.
+// runners of podman and git, and of the gate, which starts this program as its inspector.
 //
 // It guarantees: the environment is exactly what the caller lists; the child has a process group
 // of its own, and when the context ends the whole group gets SIGTERM and, after a grace, SIGKILL;

@@ -116,6 +116,8 @@ var commands = []func(*env) *cobra.Command{
 	newRunCmd,
 	newReviewCmd,
 	newPromoteCmd,
+	newDiffCmd,
+	newReceiptCmd,
 	newLoginCmd,
 	newTaskCmd,
 	newProjectCmd,

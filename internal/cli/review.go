@@ -4,37 +4,48 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"terok"
+	"terok/internal/gate/review"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
 
 func newReviewCmd(e *env) *cobra.Command {
 	var all bool
+	var state string
 	c := &cobra.Command{
 		Use:   "review [PROJECT | [PROJECT/]TASK]",
 		Short: "What tasks pushed and nobody promoted yet",
 		Long: `Lists the branches that wait for you: commits, lines, and what deserves a closer look.
-Everything an agent wrote is shown with control and non-ASCII characters escaped.`,
-		Example: "  terok review\n  terok review show k3v9p\n  terok promote k3v9p",
-		Args:    atMost(1),
+What agents pushed is read by a confined process that can do nothing else; everything they wrote is
+shown with control and non-ASCII characters escaped.`,
+		Example: "  terok review\n  terok review webshop --state updated\n  terok review show k3v9p\n  terok promote k3v9p",
+		Args:    atMost(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			changes, err := e.reviewQueue(cmd, args, all)
+			if state != "" && !slices.Contains(review.States, state) {
+				return problem.New("usage", problem.Usage, "--state takes %s", strings.Join(review.States, ", "))
+			}
+			changes, err := e.reviewQueue(cmd, args, all || state == review.Promoted)
 			if changes == nil && err != nil {
 				return err
 			}
-			perr := e.print("review.list", changes, func(w io.Writer) error { return printQueue(w, changes) })
+			if state != "" {
+				changes = slices.DeleteFunc(changes, func(c terok.Change) bool { return c.State != state })
+			}
+			perr := e.print("review.list", changes, func(w io.Writer) error { return e.printQueue(w, changes) })
 			return errors.Join(perr, err)
 		},
 		ValidArgsFunction: e.completeTasks,
 	}
 	c.Flags().BoolVar(&all, "all", false, "also what was promoted")
-	c.AddCommand(newReviewShowCmd(e), newReviewApproveCmd(e))
+	c.Flags().StringVar(&state, "state", "", "only these: "+strings.Join(review.States, ", "))
+	c.AddCommand(newReviewShowCmd(e), newReviewWalkCmd(e), newReviewApproveCmd(e), newReviewRejectCmd(e), newReviewCommentCmd(e))
 	return c
 }
 
@@ -43,7 +54,7 @@ func (e *env) reviewQueue(cmd *cobra.Command, args []string, all bool) ([]terok.
 	if len(args) == 0 {
 		return e.app.ReviewQueue(cmd.Context(), all)
 	}
-	if _, err := e.app.ShowProject(args[0]); err == nil {
+	if _, err := e.app.ShowProject(args[0]); err == nil && len(args) == 1 {
 		return e.app.ReviewQueue(cmd.Context(), all, args[0])
 	}
 	t, err := e.pick(args)
@@ -53,36 +64,105 @@ func (e *env) reviewQueue(cmd *cobra.Command, args []string, all bool) ([]terok.
 	return e.app.ReviewTask(cmd.Context(), t)
 }
 
-func printQueue(w io.Writer, changes []terok.Change) error {
+// branchArgs finds task and branch: "T", "P/T", "P T", each with a branch behind it or in --branch.
+// Two words without a slash are a project and a task.
+func (e *env) branchArgs(args []string, branch *string) (*terok.Task, error) {
+	n := 1
+	if len(args) > 1 && !strings.Contains(args[0], "/") {
+		n = 2
+	}
+	if len(args) == n+1 {
+		if *branch != "" && *branch != args[n] {
+			return nil, problem.New("usage", problem.Usage, "two branches are named: %s and %s", text.Line(args[n], 80), text.Line(*branch, 80))
+		}
+		*branch = args[n]
+	}
+	return e.pick(args[:n])
+}
+
+// taskAndBranch demands a task and takes a branch.
+func taskAndBranch(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 || len(args) > 3 || len(args) == 3 && strings.Contains(args[0], "/") {
+		return problem.New("usage", problem.Usage, "%s needs a task, and takes a branch", cmd.CommandPath()).WithHint("terok review")
+	}
+	return nil
+}
+
+func (e *env) printQueue(w io.Writer, changes []terok.Change) error {
 	if len(changes) == 0 {
 		_, err := fmt.Fprintln(w, "nothing waits for review")
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	p := e.painter(w)
+	rows := [][]string{}
 	for _, c := range changes {
 		name := c.Name
 		if !strings.HasSuffix(c.Branch, "-"+c.Name) {
 			name = c.Branch
 		}
-		state := ""
-		if c.State != "pending" {
-			state = "  " + c.State
-		}
-		fmt.Fprintf(tw, "%s/%s\t%s\t%s\t+%d -%d\t%s%s\n", c.Project, c.Task, name, count(c.Commits, "commit"), c.Insertions, c.Deletions, flagSummary(c), state)
+		row := []string{c.Project + "/" + c.Task, name, count(c.Commits, "commit"), fmt.Sprintf("+%d", c.Insertions), fmt.Sprintf("−%d", c.Deletions), pushed(c)}
+		rows = append(rows, row)
 	}
-	return tw.Flush()
+	width := make([]int, 6)
+	for _, row := range rows {
+		for i, cell := range row {
+			width[i] = max(width[i], text.Width(cell))
+		}
+	}
+	var b strings.Builder
+	for i, c := range changes {
+		for n, cell := range rows[i] {
+			pad := strings.Repeat(" ", width[n]-text.Width(cell))
+			switch n {
+			case 0:
+				b.WriteString(p.bold(cell) + pad + "  ")
+			case 3:
+				b.WriteString(pad + p.paint("32", cell) + " ")
+			case 4:
+				b.WriteString(p.paint("31", cell) + pad + "  ")
+			case 5:
+				b.WriteString(p.faint(cell) + pad + "  ")
+			default:
+				b.WriteString(cell + pad + "  ")
+			}
+		}
+		b.WriteString(strings.TrimRight(strings.TrimSpace(p.state(c.State)+"  "+p.flagSummary(c.Flags)), " ") + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// pushed is how long ago a branch was pushed, by the host's clock; "" when that is not known.
+func pushed(c terok.Change) string {
+	if c.PushedAt.IsZero() {
+		return ""
+	}
+	return age(c.PushedAt)
+}
+
+// state is a state that says something; what merely waits needs no word.
+func (p painter) state(s string) string {
+	switch s {
+	case review.Approved, review.Promoted:
+		return p.paint("32", s)
+	case review.Rejected:
+		return p.paint("31", s)
+	case review.Updated:
+		return p.paint("33", s)
+	}
+	return ""
 }
 
 // flagSummary names the flags, the gravest first: what and where.
-func flagSummary(c terok.Change) string {
+func (p painter) flagSummary(flags []terok.ReviewFlag) string {
 	var parts []string
-	for _, f := range c.Flags {
+	for _, f := range flags {
 		mark := map[string]string{"deny": "!!", "warn": "!"}[f.Severity]
 		if mark == "" && f.Code != "lock_file" && f.Code != "build_script" {
 			continue // details are in show
 		}
 		if mark == "" {
-			mark = "!"
+			mark = "·"
 		}
 		where := ""
 		if len(f.Where) > 0 {
@@ -91,328 +171,195 @@ func flagSummary(c terok.Change) string {
 		if f.Count > 1 {
 			where += fmt.Sprintf(" and %d more", f.Count-1)
 		}
-		parts = append(parts, mark+" "+strings.ReplaceAll(f.Code, "_", " ")+where)
+		parts = append(parts, p.paint(flagColour(f.Severity), mark+" "+flagName(f.Code))+where)
 	}
 	return strings.Join(parts, "  ")
 }
 
+func flagColour(severity string) string {
+	return map[string]string{"deny": "31;1", "warn": "33"}[severity] + map[string]string{"info": "2"}[severity]
+}
+
+func flagName(code string) string { return strings.ReplaceAll(code, "_", " ") }
+
 func newReviewShowCmd(e *env) *cobra.Command {
-	var branch string
-	var stat bool
+	var o terok.ReviewOptions
+	var word, plain, raw bool
 	c := &cobra.Command{
-		Use:     "show [PROJECT/]TASK",
-		Short:   "Commits, flags and the diff of one task",
-		Example: "  terok review show k3v9p\n  terok review show k3v9p --stat",
-		Args:    oneTask,
+		Use:   "show [PROJECT/]TASK [BRANCH]",
+		Short: "Commits, flags and the diff of one task",
+		Long: `Shows what a task pushed: its commits, what deserves a closer look, and the diff. On a terminal it
+is coloured and paged ($PAGER, and delta where you have it); --since last shows only what changed since
+you approved, rejected or promoted.`,
+		Example: "  terok review show k3v9p\n  terok review show k3v9p --stat\n  terok review show k3v9p --since last --word\n  terok review show k3v9p --path 'src/**' --path '*.md'",
+		Args:    taskAndBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := e.pick(args)
+			t, err := e.branchArgs(args, &o.Branch)
 			if err != nil {
 				return err
 			}
-			d, err := e.app.ReviewShow(cmd.Context(), t, branch)
+			for _, g := range o.Globs {
+				if err := review.CheckGlob(g); err != nil {
+					return problem.New("usage", problem.Usage, "--path %s is no pattern", text.Line(g, 80))
+				}
+			}
+			if raw {
+				return e.printRaw(cmd, t, o.Branch)
+			}
+			d, err := e.app.ReviewShow(cmd.Context(), t, o)
 			if err != nil {
 				return err
 			}
-			if stat {
-				d.Patch, d.Cut = "", false
-			}
-			return e.print("review.show", d, func(w io.Writer) error { return e.printDetails(w, d) })
-		},
-		ValidArgsFunction: e.completeTasks,
-	}
-	c.Flags().StringVar(&branch, "branch", "", "another branch of the task than its own")
-	c.Flags().BoolVar(&stat, "stat", false, "files and line counts, no diff")
-	return c
-}
-
-// printDetails prints a change; every string in it is escaped already, colours come from here only.
-func (e *env) printDetails(w io.Writer, d terok.ChangeDetails) error {
-	paint := func(code, s string) string { return s }
-	if e.styled(w) {
-		paint = func(code, s string) string { return "\x1b[" + code + "m" + s + "\x1b[0m" }
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s/%s  %s  %.12s..%s  %s\n", d.Project, d.Task, d.Branch, d.Base, d.Tip, d.State)
-	for _, f := range d.Flags {
-		colour := map[string]string{"deny": "31;1", "warn": "33"}[f.Severity]
-		if colour == "" {
-			colour = "2"
-		}
-		fmt.Fprintf(&b, "%s %s\n", paint(colour, f.Severity+" "+strings.ReplaceAll(f.Code, "_", " ")), strings.Join(f.Where, ", "))
-	}
-	for _, c := range d.List {
-		fmt.Fprintf(&b, "\n%s %s\n  %s <%s>  %s  (signature not verified)\n", paint("33", c.ID[:min(12, len(c.ID))]), c.Subject, c.Author, c.Email, c.Time.Format("2006-01-02 15:04"))
-		for line := range strings.Lines(c.Body) {
-			b.WriteString("    " + strings.TrimRight(line, "\n") + "\n")
-		}
-	}
-	if d.Commits > len(d.List) {
-		fmt.Fprintf(&b, "[%d older commits]\n", d.Commits-len(d.List))
-	}
-	b.WriteByte('\n')
-	for _, f := range d.Files {
-		if f.Binary {
-			fmt.Fprintf(&b, " %s %s  binary\n", f.Status, f.Path)
-			continue
-		}
-		fmt.Fprintf(&b, " %s %s  +%d -%d\n", f.Status, f.Path, f.Insertions, f.Deletions)
-	}
-	fmt.Fprintf(&b, " %s, +%d -%d\n", count(len(d.Files), "file"), d.Insertions, d.Deletions)
-	if d.Patch != "" {
-		b.WriteByte('\n')
-	}
-	for line := range strings.Lines(d.Patch) {
-		line = strings.TrimSuffix(line, "\n")
-		switch {
-		case strings.HasPrefix(line, "diff ") || strings.HasPrefix(line, "+++ ") || strings.HasPrefix(line, "--- "):
-			line = paint("1", line)
-		case strings.HasPrefix(line, "+"):
-			line = paint("32", line)
-		case strings.HasPrefix(line, "-"):
-			line = paint("31", line)
-		case strings.HasPrefix(line, "@@"):
-			line = paint("36", line)
-		}
-		b.WriteString(line + "\n")
-	}
-	if d.Cut {
-		b.WriteString("[the diff is too large to show whole]\n")
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func newReviewApproveCmd(e *env) *cobra.Command {
-	var branch, commit string
-	c := &cobra.Command{
-		Use:     "approve [PROJECT/]TASK --commit ID",
-		Short:   "Record that you accept exactly this commit",
-		Example: "  terok review approve k3v9p --commit 9ab10e2…",
-		Args:    oneTask,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if commit == "" {
-				return problem.New("usage", problem.Usage, "--commit is needed: the full id that you reviewed").WithHint("terok review show %s", args[0])
-			}
-			t, err := e.pick(args)
-			if err != nil {
-				return err
-			}
-			if err := e.app.ReviewApprove(cmd.Context(), t, branch, commit); err != nil {
-				return err
-			}
-			return e.print("review.approve", map[string]string{"task": t.Ref(), "commit": commit}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s: %.12s approved\n", t.Ref(), commit)
-				return err
+			return e.print("review.show", d, func(w io.Writer) error {
+				return e.page(cmd.Context(), w, func(p painter, b *strings.Builder) { p.details(b, d, o, word) }, e.deltaOf(cmd.Context(), w, d, plain || word || o.Stat))
 			})
 		},
 		ValidArgsFunction: e.completeTasks,
 	}
-	c.Flags().StringVar(&branch, "branch", "", "another branch of the task than its own")
-	c.Flags().StringVar(&commit, "commit", "", "full id of the tip that you reviewed")
+	f := c.Flags()
+	f.StringVar(&o.Branch, "branch", "", "another branch of the task than its own")
+	f.BoolVar(&o.Stat, "stat", false, "files and line counts, no diff")
+	f.StringVar(&o.View.Commit, "commit", "", "only this commit, with its diff")
+	f.BoolVar(&o.PerCommit, "per-commit", false, "the diff of each commit instead of the whole")
+	f.StringVar(&o.Since, "since", "", "what came since: last (your last decision), or a commit; a rewritten branch is compared commit by commit")
+	f.StringArrayVar(&o.Globs, "path", nil, "only files that match, such as src/** or *.md (repeatable)")
+	f.BoolVar(&word, "word", false, "changes word by word")
+	f.BoolVar(&plain, "plain", false, "without delta")
+	f.BoolVar(&raw, "raw", false, "the diff as git prints it, unescaped; refused on a terminal")
+	c.MarkFlagsMutuallyExclusive("stat", "word", "raw")
+	c.MarkFlagsMutuallyExclusive("commit", "per-commit", "since", "raw")
 	return c
 }
 
-func newPromoteCmd(e *env) *cobra.Command {
-	var req terok.PromoteRequest
-	var undo, dry bool
-	var expected string
+// printRaw gives a program what git gives, and a terminal nothing.
+func (e *env) printRaw(cmd *cobra.Command, t *terok.Task, branch string) error {
+	if e.terminal(e.out) {
+		return problem.New("raw_on_terminal", problem.Usage, "--raw may drive your terminal: it is for pipes and files only").
+			WithHint("terok review show %s --raw | less", t.ID)
+	}
+	if e.json {
+		return problem.New("usage", problem.Usage, "--raw and --json exclude each other")
+	}
+	data, err := e.app.DiffRaw(cmd.Context(), t, branch)
+	if err != nil {
+		return err
+	}
+	_, err = e.out.Write(data)
+	return err
+}
+
+// decision is what approve, reject and comment have in common.
+func newDecisionCmd(e *env, verb, short, long, example string, act func(cmd *cobra.Command, t *terok.Task, d terok.ReviewDecision) (terok.ReviewOutcome, error)) *cobra.Command {
+	var d terok.ReviewDecision
 	c := &cobra.Command{
-		Use:   "promote [PROJECT/]TASK",
-		Short: "Bring a reviewed branch into your clone, or to upstream",
-		Long: `Shows what a task pushed and brings exactly that commit into your clone as a new branch (your
-checked-out branch, index and files stay), or to upstream with --to upstream. On a terminal you
-type the first four characters of the commit; elsewhere --commit must be the full id of the tip.`,
-		Example: "  terok promote k3v9p\n  terok promote k3v9p --to upstream --as fix/checkout --commit 9ab10e2…\n  terok promote --undo k3v9p",
-		Args:    oneTask,
+		Use: verb + " [PROJECT/]TASK [BRANCH]", Short: short, Long: long, Example: example, Args: taskAndBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := e.pick(args)
+			t, err := e.branchArgs(args, &d.Branch)
 			if err != nil {
 				return err
 			}
-			if undo {
-				return e.undoPromote(cmd, t)
+			if err := e.pin(cmd, t, &d, verb); err != nil {
+				return err
 			}
-			req.Task = t
-			req.AllowDefault = e.yes && req.As != ""
-			if cmd.Flags().Changed("expect") {
-				req.Expected = &expected
+			out, err := act(cmd, t, d)
+			if err != nil && !problem.Is(err, "feedback_not_delivered") {
+				return err
 			}
-			return e.promote(cmd, req, dry)
+			perr := e.print("review."+verb, out, func(w io.Writer) error {
+				ids := []string{}
+				for _, id := range out.Commits {
+					ids = append(ids, id[:min(len(id), 12)])
+				}
+				fmt.Fprintf(w, "%s: %s %s", t.Ref(), strings.Join(ids, ", "), out.Decision)
+				if out.Delivered != "" {
+					fmt.Fprintf(w, "; the task learns of it %s", out.Delivered)
+				}
+				_, err := fmt.Fprintln(w)
+				return err
+			})
+			return errors.Join(perr, err)
 		},
 		ValidArgsFunction: e.completeTasks,
 	}
 	f := c.Flags()
-	f.StringVar(&req.Branch, "branch", "", "another branch of the task than its own")
-	f.StringVar(&req.To, "to", "", "clone or upstream (default: the clone that the project was made from, else upstream)")
-	f.StringVar(&req.As, "as", "", "name of the branch there")
-	f.StringVar(&req.Commit, "commit", "", "full id of the tip that you reviewed")
-	f.StringVar(&expected, "expect", "", "with --to upstream: the commit that the branch has there, empty for none")
-	f.BoolVar(&undo, "undo", false, "take back the task's last promotion")
-	f.BoolVar(&dry, "dry-run", false, "say what would be done")
+	f.StringVar(&d.Branch, "branch", "", "another branch of the task than its own")
+	f.StringVar(&d.Commit, "sha", "", "full id of the tip that you looked at; if the task pushed since, nothing is recorded (exit 7)")
+	f.StringArrayVar(&d.Commits, "commit", nil, "only this commit (repeatable)")
+	f.StringVarP(&d.Text, "message", "m", "", map[string]string{"approve": "a note for the record", "reject": "why, for the task", "comment": "what to say to the task"}[verb])
 	return c
 }
 
-// promote shows, asks and promotes. What is promoted is the commit that was shown, whatever the
-// task pushes meanwhile.
-func (e *env) promote(cmd *cobra.Command, req terok.PromoteRequest, dry bool) error {
-	ask := req.Commit == "" && !dry
-	if ask && (!e.interactive() || e.json) {
-		return problem.New("needs_answer", problem.Usage, "without a terminal --commit is needed: the full id of the commit that you reviewed").
-			WithHint("terok review show %s", req.Task.Ref())
+// pin fills in the tip that the person looked at: on a terminal they see and confirm it.
+func (e *env) pin(cmd *cobra.Command, t *terok.Task, d *terok.ReviewDecision, verb string) error {
+	if d.Commit != "" {
+		return nil
 	}
-	plan, err := e.app.PlanPromote(cmd.Context(), req)
+	if !e.interactive() || e.json {
+		return problem.New("usage", problem.Usage, "--sha is needed: the full id of the tip that you looked at").WithHint("terok review show %s --json", t.Ref())
+	}
+	details, err := e.app.ReviewShow(cmd.Context(), t, terok.ReviewOptions{Branch: d.Branch, View: review.View{Stat: true}})
 	if err != nil {
 		return err
 	}
-	if dry {
-		return e.print("promote.plan", plan, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s\n", e.planLine(plan))
-			return err
-		})
-	}
-	req.As = plan.Branch
-	if ask {
-		if err := e.typeCommit(plan); err != nil {
-			return err
-		}
-		req.Commit = plan.Details.Tip
-	}
-	done, err := e.app.Promote(cmd.Context(), req)
-	if err != nil {
-		return err
-	}
-	return e.print("promote", done, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "done: %s in %s is %.12s. Undo: terok promote --undo %s\n",
-			strings.TrimPrefix(done.Ref, "refs/heads/"), text.Show(e.app.HomeRelative(done.Place)), done.Commit, req.Task.ID)
-		return err
-	})
-}
-
-func (e *env) planLine(p terok.PromotePlan) string {
-	d := p.Details
-	return fmt.Sprintf("%s %.7s..%.7s → branch %s in %s · %s", count(d.Commits, "commit"), d.Base, d.Tip, p.Branch,
-		text.Show(e.app.HomeRelative(p.Place)), count(len(d.Flags), "flag"))
-}
-
-// typeCommit makes the person type the beginning of the commit's id: a reflex cannot do that.
-func (e *env) typeCommit(p terok.PromotePlan) error {
-	want := p.Details.Tip[:4]
-	for _, c := range p.Details.List[:min(10, len(p.Details.List))] {
-		fmt.Fprintf(e.err, "  %.7s %s\n", c.ID, c.Subject)
-	}
-	for _, f := range p.Details.Flags {
-		fmt.Fprintf(e.err, "  %s %s: %s\n", map[string]string{"deny": "!!", "warn": "!", "info": " "}[f.Severity], strings.ReplaceAll(f.Code, "_", " "), strings.Join(f.Where, ", "))
-	}
-	for {
-		fmt.Fprintf(e.err, "%s · s shows · type %s: ", e.planLine(p), want)
-		line, err := e.readLine()
-		if err != nil {
-			return err
-		}
-		switch strings.ToLower(line) {
-		case want:
-			return nil
-		case "s":
-			if err := e.printDetails(e.err, p.Details); err != nil {
-				return err
-			}
-		default:
-			return problem.New("declined", problem.Declined, "not promoted")
-		}
-	}
-}
-
-// readLine reads one line byte by byte, so that nothing behind it is swallowed.
-func (e *env) readLine() (string, error) {
-	var line []byte
-	for buf := make([]byte, 1); len(line) < 256; {
-		n, err := e.in.Read(buf)
-		if n == 1 && buf[0] == '\n' {
-			break
-		}
-		if n == 1 {
-			line = append(line, buf[0])
-			continue
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	return strings.TrimSpace(string(line)), nil
-}
-
-func (e *env) undoPromote(cmd *cobra.Command, t *terok.Task) error {
-	done, err := e.app.UndoPromote(cmd.Context(), t)
-	if err != nil {
-		return err
-	}
-	return e.print("promote.undo", done, func(w io.Writer) error {
-		what := "removed"
-		if done.Old != "" {
-			what = fmt.Sprintf("back at %.12s", done.Old)
-		}
-		_, err := fmt.Fprintf(w, "undone: %s in %s is %s\n", strings.TrimPrefix(done.Ref, "refs/heads/"), text.Show(e.app.HomeRelative(done.Place)), what)
-		return err
-	})
-}
-
-// newGateSyncCmd is "project gate-sync".
-func newGateSyncCmd(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use:   "gate-sync PROJECT",
-		Short: "Bring a project's mirror up to date with its upstream",
-		Long: `Fetches the upstream into the project's mirror. New branches and those that only moved forward
-are taken over; rewritten, deleted and diverged ones are listed and left as they are (exit 7).`,
-		Example: "  terok project gate-sync webshop",
-		Args:    exactly(1, "a project name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := e.app.GateSync(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if err := e.print("project.gate_sync", r, func(w io.Writer) error { return printSync(w, r) }); err != nil {
-				return err
-			}
-			if n := len(r.Pending); n > 0 {
-				return problem.New("pending_changes", problem.Conflict, "%s of upstream not taken over: history was rewritten or deleted there", branches(n)).
-					With("pending", r.Pending)
-			}
-			return nil
-		},
-	}
-}
-
-func branches(n int) string {
-	if n == 1 {
-		return "1 branch"
-	}
-	return fmt.Sprintf("%d branches", n)
-}
-
-func printSync(w io.Writer, r terok.GateReport) error {
 	var b strings.Builder
-	verb := "is up to date"
-	if r.Created {
-		verb = "made"
-	} else if len(r.Applied) > 0 {
-		verb = "updated"
-	}
-	fmt.Fprintf(&b, "%s %s: %s, default %s\n", text.Show(r.Path), verb, branches(r.Branches), r.Head)
-	for _, list := range [][]terok.GateChange{r.Applied, r.Pending, r.Ahead} {
-		for i, c := range list {
-			if i == 10 {
-				fmt.Fprintf(&b, "  and %d more\n", len(list)-10)
-				break
-			}
-			fmt.Fprintf(&b, "  %-13s %s  %.12s..%.12s\n", strings.ReplaceAll(c.Kind, "_", " "), text.Show(c.Branch), c.Old, c.New)
+	e.painter(e.err).summary(&b, details)
+	fmt.Fprint(e.err, b.String())
+	if verb == "approve" {
+		if err := e.typeID(details.Tip, "approve up to "+details.Tip[:7], nil); err != nil {
+			return err
 		}
 	}
-	for _, n := range r.Notes[:min(10, len(r.Notes))] {
-		fmt.Fprintf(&b, "  note: %s\n", text.Show(n))
+	d.Commit = details.Tip
+	return nil
+}
+
+func newReviewApproveCmd(e *env) *cobra.Command {
+	return newDecisionCmd(e, "approve", "Record that you accept exactly these commits",
+		`Records that you accept a branch at exactly this tip, or with --commit some of its commits. An
+approval names commits: what the task pushes later needs its own.`,
+		"  terok review approve k3v9p --sha 9ab10e2f…\n  terok review approve k3v9p --sha 9ab10e2f… --commit 3c0ffee --commit 9ab10e2",
+		func(cmd *cobra.Command, t *terok.Task, d terok.ReviewDecision) (terok.ReviewOutcome, error) {
+			return e.app.ReviewApprove(cmd.Context(), t, d)
+		})
+}
+
+func newReviewRejectCmd(e *env) *cobra.Command {
+	var send bool
+	c := newDecisionCmd(e, "reject", "Refuse commits, and tell the task why",
+		`Records that you refuse a branch, or with --commit some of its commits. The task finds your reason in
+~/.terok/review-feedback.md; with --send a finished headless task starts again with it as its prompt.`,
+		"  terok review reject k3v9p --sha 9ab10e2f… -m 'the test still sleeps'\n  terok review reject k3v9p -m 'keep the old API' --send",
+		func(cmd *cobra.Command, t *terok.Task, d terok.ReviewDecision) (terok.ReviewOutcome, error) {
+			out, err := e.app.ReviewReject(cmd.Context(), t, d)
+			if err != nil || !send {
+				return out, err
+			}
+			if err := e.app.FollowUp(cmd.Context(), t, terok.ReviewFollowUp(out.Branch, d.Text)); err != nil && !(problem.Is(err, "not_headless") && out.Delivered == "now") {
+				return out, err
+			}
+			out.Delivered = "now"
+			return out, nil
+		})
+	c.Flags().BoolVar(&send, "send", false, "start a finished headless task again with your reason")
+	return c
+}
+
+func newReviewCommentCmd(e *env) *cobra.Command {
+	return newDecisionCmd(e, "comment", "Say something about commits to the task",
+		"Records a remark, and writes it into ~/.terok/review-feedback.md of the task.",
+		"  terok review comment k3v9p --sha 9ab10e2f… --commit 3c0ffee -m 'why not a map?'",
+		func(cmd *cobra.Command, t *terok.Task, d terok.ReviewDecision) (terok.ReviewOutcome, error) {
+			return e.app.ReviewComment(cmd.Context(), t, d)
+		})
+}
+
+// ago is a time for people.
+func ago(t time.Time) string {
+	if t.IsZero() || t.Unix() == 0 {
+		return "at an unknown time"
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	if d := time.Until(t); d > 10*time.Minute {
+		return "dated " + t.Format("2006-01-02 15:04")
+	}
+	return age(t) + " ago"
 }

@@ -54,7 +54,7 @@ func TestReviewAndPromote(t *testing.T) {
 	w.Git(work, "push", "-q", "origin", "HEAD")
 
 	queue := run(problem.OK, "review")
-	if !strings.Contains(queue, "webshop/"+tk.ID) || !strings.Contains(queue, "1 commit ") || !strings.Contains(queue, "lock file: package-lock.json") {
+	if !strings.Contains(queue, "webshop/"+tk.ID) || !strings.Contains(queue, "1 commit  +2 −0") || !strings.Contains(queue, "lock file: package-lock.json") {
 		t.Errorf("review: %s", queue)
 	}
 	show := run(problem.OK, "review", "show", tk.ID)
@@ -74,16 +74,18 @@ func TestReviewAndPromote(t *testing.T) {
 		t.Errorf("json: %+v %v", list, err)
 	}
 
-	run(problem.Usage, "promote", tk.ID)                                            // nobody can be asked
-	run(problem.Usage, "promote", tk.ID, "--yes")                                   // --yes is no review
-	run(problem.Usage, "promote", tk.ID, "--commit", id[:12])                       // an abbreviation can be forged
-	run(problem.Conflict, "promote", tk.ID, "--commit", strings.Repeat("0a", 20))   // not the tip
-	run(problem.Conflict, "promote", tk.ID, "--commit", id, "--as", "main")         // exists
-	run(problem.Usage, "promote", tk.ID, "--commit", id, "--as", "--upload-pack=x") // no name
+	run(problem.Usage, "promote", tk.ID)                                                               // nobody can be asked
+	run(problem.Usage, "promote", tk.ID, "--yes")                                                      // --yes is no review
+	run(problem.Declined, "promote", tk.ID, "--sha", id)                                               // and --sha no answer
+	run(problem.Usage, "promote", tk.ID, "--sha", id[:12], "--yes")                                    // an abbreviation can be forged
+	run(problem.Conflict, "promote", tk.ID, "--sha", strings.Repeat("0a", 20), "--approve", "--yes")   // not the tip
+	run(problem.Conflict, "promote", tk.ID, "--sha", id, "--yes")                                      // nobody approved it
+	run(problem.Conflict, "promote", tk.ID, "--sha", id, "--approve", "--yes", "--as", "main")         // exists
+	run(problem.Usage, "promote", tk.ID, "--sha", id, "--approve", "--yes", "--as", "--upload-pack=x") // no name
 	if out := run(problem.OK, "promote", tk.ID, "--dry-run"); !strings.Contains(out, "branch brave-otter in ~/clone") {
 		t.Errorf("dry run: %s", out)
 	}
-	run(problem.OK, "promote", tk.ID, "--commit", id)
+	run(problem.OK, "promote", tk.ID, "--sha", id, "--approve", "--yes")
 	if got := w.Git(w.Upstream, "rev-parse", "brave-otter"); got != id {
 		t.Errorf("promoted %s", got)
 	}

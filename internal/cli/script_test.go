@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"terok/internal/gate/inspect"
 	"terok/internal/vault/keyholder/holder"
 )
 
@@ -29,7 +30,13 @@ import (
 //	problem CODE               stderr is one error object with this code and the last exit code
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == inspect.Command { // of Main inside a test
+		os.Exit(inspect.Main(os.Args[2:]))
+	}
 	testscript.Main(m, map[string]func(){"terok": func() {
+		if len(os.Args) > 1 && os.Args[1] == inspect.Command {
+			os.Exit(inspect.Main(os.Args[2:]))
+		}
 		if len(os.Args) > 1 && os.Args[1] == "keyholder" { // as cmd/terok does
 			os.Exit(holder.Main(os.Args[2:]))
 		}

@@ -107,6 +107,9 @@ func (r *Runner) run(ctx context.Context, c Cmd, w io.Writer) ([]byte, error) {
 // the caller's directory or PATH can stand in for them.
 var searchPath = []string{"/usr/local/bin", "/usr/bin", "/bin"}
 
+// Program is the git that is run, an absolute path.
+func (r *Runner) Program() (string, error) { return r.program() }
+
 func (r *Runner) program() (string, error) {
 	if r.Path != "" {
 		return r.Path, nil

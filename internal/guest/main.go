@@ -8,6 +8,7 @@
 //	terok guest why HOST[:PORT]          is this reachable, and if not, why
 //	terok guest ask HOST[:PORT]          asks the operator to open it, and waits (ask.go)
 //	terok guest verify                   the probe of terok verify, which runs it
+//	terok guest feedback                 writes what reviewers said, from stdin (feedback.go)
 //	terok guest git-credential ACTION    git's credential helper for the gate
 //
 // What it guarantees: the command runs only in a network namespace whose links are lo and our
@@ -22,6 +23,8 @@ package guest
 import (
 	"fmt"
 	"os"
+
+	"terok/internal/sandbox"
 )
 
 // Exit codes of the guest itself; otherwise the command's own code is the container's.
@@ -57,6 +60,8 @@ func Main(args []string) int {
 		return whyMain(rest, os.Stdout)
 	case "ask":
 		return askMain(rest, os.Stdout)
+	case "feedback":
+		return feedbackMain(os.Stdin, sandbox.FeedbackFile)
 	case "git-credential":
 		return credentialMain(rest, os.Stdin, os.Stdout)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -35,10 +36,19 @@ type Config struct {
 		HumanName     string `yaml:"human_name"`
 		HumanEmail    string `yaml:"human_email"`
 		Authorship    string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
+		Forge         string `yaml:"forge" oneof:"github gitlab gitea"` // of the upstream's host; "" goes by its name
 	} `yaml:"git"`
 	Gate struct {
-		Protected []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
+		Protected     []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
+		RequireReview string   `yaml:"require_review" oneof:"none branch commit"`
+		Promote       struct {
+			BranchTemplate string `yaml:"branch_template"` // at upstream; {task}, {name} and {branch} are filled in
+			AllowProtected bool   `yaml:"allow_protected"` // upstream's default branch and gate.protected may be promoted to
+		} `yaml:"promote"`
 	} `yaml:"gate"`
+	Review struct {
+		Paths []string `yaml:"paths"` // globs of where changes are expected; others are flagged
+	} `yaml:"review"`
 	Shield    Shield           `yaml:"shield"`
 	Clearance config.Clearance `yaml:"clearance"`
 	Vault     config.Vault     `yaml:"vault"`
@@ -69,6 +79,7 @@ func defaults(g config.Global) Config {
 	c.SSH.RequireSessionBind = true
 	c.Vault = g.Vault
 	c.Image.BaseImage = g.Image.Base
+	c.Gate.RequireReview, c.Gate.Promote.BranchTemplate = "branch", "{branch}"
 	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship
 	return c
 }
@@ -102,8 +113,8 @@ func (p *Project) Scope() string {
 // Validate reports what the YAML types cannot; the loader turns it into file:line:column.
 func (c *Config) Validate() []config.FieldError {
 	var bad []config.FieldError
-	fail := func(path, format string, args ...any) {
-		bad = append(bad, config.FieldError{Path: path, Message: fmt.Sprintf(format, args...)})
+	fail := func(at, format string, args ...any) {
+		bad = append(bad, config.FieldError{Path: at, Message: fmt.Sprintf(format, args...)})
 	}
 	if c.Project.Name != "" && (!Name.MatchString(c.Project.Name) || c.Project.Name == "default") {
 		fail("project.name", "must match %s and not be \"default\"", Name)
@@ -111,11 +122,19 @@ func (c *Config) Validate() []config.FieldError {
 	if err := CheckUpstream(c.Git.UpstreamURL); err != nil {
 		fail("git.upstream_url", "%v", err)
 	}
-	for path, text := range map[string]string{
+	for at, text := range map[string]string{
 		"project.description": c.Project.Description, "git.human_name": c.Git.HumanName, "git.human_email": c.Git.HumanEmail} {
 		if strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
-			fail(path, "must not hold control characters")
+			fail(at, "must not hold control characters")
 		}
+	}
+	for i, glob := range c.Review.Paths {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			fail(fmt.Sprintf("review.paths[%d]", i), "is no pattern: * ? [a-z] and ** are known")
+		}
+	}
+	if t := c.Gate.Promote.BranchTemplate; strings.ContainsAny(strings.NewReplacer("{task}", "", "{name}", "", "{branch}", "").Replace(t), "{}") {
+		fail("gate.promote.branch_template", "knows {task}, {name} and {branch}")
 	}
 	bad = append(bad, c.Shield.validate()...)
 	switch c.Credentials.Scope {

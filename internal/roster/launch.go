@@ -124,7 +124,7 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 		mode = a.Restricted
 	}
 	spec.Env, spec.Home = f.env(a.Spec.Env, mode, f.wire.Env), f.home(a.Spec.Home, f.wire.Home)
-	spec.Author, spec.Committer = authorship(l.Authorship, spec.Author, l.Human)
+	spec.Author, spec.Committer = Authorship(l.Authorship, spec.Author, l.Human)
 	if l.Headless {
 		spec.Timeout = int(l.Timeout / time.Second)
 	}
@@ -168,9 +168,9 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 	return prep, nil
 }
 
-// authorship says who is author and who committer of what the agent commits (spec: tasks.md §10).
+// Authorship says who is author and who committer of what the agent commits (spec: tasks.md §10).
 // A program that is no agent (Author without a name, a plain shell) commits as the person.
-func authorship(mode string, agent, human sandbox.Identity) (author, committer sandbox.Identity) {
+func Authorship(mode string, agent, human sandbox.Identity) (author, committer sandbox.Identity) {
 	if agent.Name == "" {
 		return human, human
 	}

@@ -74,6 +74,7 @@ func (r Roots) GuestDir() string       { return filepath.Join(r.Data, "guest") }
 func (r Roots) BundlesDir() string     { return filepath.Join(r.Data, "agents") }
 func (r Roots) AgentLock() string      { return filepath.Join(r.Data, "agents", "lock.json") }
 func (r Roots) ImagesDir() string      { return filepath.Join(r.Data, "images") }
+func (r Roots) ReceiptsDir() string    { return filepath.Join(r.Data, "receipts") }
 func (r Roots) ArchiveDir() string     { return filepath.Join(r.Data, "archive") }
 
 // Gate repositories.

@@ -22,7 +22,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"ground", []string{"sandbox", "control", "audit", "podman", "git", "config", "state", "text", "problem", "version", "peer", "child", "deps", "sessionbus"}},
-	{"parts", []string{"shield", "clearance", "vault", "gate", "relay", "transcript", "killswitch", "verify"}},
+	{"parts", []string{"shield", "clearance", "vault", "gate", "relay", "pager", "transcript", "killswitch", "verify"}},
 	{"processes", []string{"launch", "supervisor", "guest"}},
 	{"state of work", []string{"project", "task", "roster", "image", "demo"}},
 	{"core", []string{"."}}, // the root package
@@ -42,6 +42,7 @@ var mayStart = map[string][]string{
 	"git":                       {"*"},               // git
 	"supervisor":                {"*"},               // itself, as parent and worker
 	"relay":                     {"*"},               // the podman command it is handed, on a pseudo-terminal
+	"pager":                     {"*"},               // the person's own pager and delta, with sanitised text
 	"guest":                     {"*"},               // the workload; this is inside the container
 	"image":                     {"exec.LookPath"},   // looks whether mmdebstrap is there; podman unshare runs it
 	"launch":                    {"exec.ExitError"},  // reads podman's exit code

@@ -38,7 +38,7 @@ head -c 52428800 /dev/urandom >big; git add big; git commit -qm big; git push -q
 git cat-file -s HEAD:big; sha256sum <big`)
 	t.Logf("run with a push of 50 MiB: %s", time.Since(start).Round(time.Millisecond))
 	task := tr.tasks()[0]
-	tr.run(0, repo, "promote", task.ID, "--commit", tr.tip(task), "--as", "big")
+	tr.run(0, repo, "promote", task.ID, "--sha", tr.tip(task), "--approve", "--yes", "--as", "big")
 	if got := gitOut(t, repo, "cat-file", "-s", "big:big"); got != "52428800" {
 		t.Errorf("the file in the clone has %s bytes; the agent said\n%s", got, out)
 	}
@@ -117,7 +117,7 @@ sleep infinity & wait`)
 	if diff := differences(before, content(t, repo)); diff != "" {
 		t.Errorf("the clone changed before the promotion: %s", diff)
 	}
-	_, errs := tr.run(7, repo, "promote", task.ID, "--commit", reviewed)
+	_, errs := tr.run(7, repo, "promote", task.ID, "--sha", reviewed, "--approve", "--yes")
 	if !strings.Contains(errs, "→ terok review show ") {
 		t.Errorf("the tip moved: %s", errs)
 	}
@@ -126,7 +126,7 @@ sleep infinity & wait`)
 	}
 	refs := gitOut(t, repo, "for-each-ref")
 	tip := tr.tip(task)
-	tr.run(0, repo, "promote", task.ID, "--commit", tip, "--as", "taken")
+	tr.run(0, repo, "promote", task.ID, "--sha", tip, "--approve", "--yes", "--as", "taken")
 	if got := gitOut(t, repo, "rev-parse", "taken"); got != tip {
 		t.Errorf("promoted %s, not %s", got, tip)
 	}

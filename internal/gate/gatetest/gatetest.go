@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/inspect"
 	"terok/internal/gate/store"
 	"terok/internal/git"
 	"terok/internal/state"
@@ -55,6 +56,24 @@ func (l *Ledger) Events(ev string) []audit.Event {
 		}
 	}
 	return out
+}
+
+// Main is TestMain of packages that read what was pushed: the test binary is the inspector too.
+func Main(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == inspect.Command {
+		os.Exit(inspect.Main(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// Self is the program whose inspector tests use: the test binary.
+func Self(t testing.TB) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
 }
 
 // New makes a world without a gate.

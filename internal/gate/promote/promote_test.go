@@ -16,6 +16,8 @@ import (
 	"terok/internal/problem"
 )
 
+func TestMain(m *testing.M) { gatetest.Main(m) }
+
 type rig struct {
 	*gatetest.World
 	task review.Task
@@ -37,10 +39,10 @@ func newRig(t *testing.T, bare bool) *rig {
 	r := &rig{World: w, repo: w.Gate("k3v9p"), work: filepath.Join(w.Dir, "work")}
 	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch}
 	now := time.Unix(1_700_000_000, 0)
-	r.p = &promote.Promoter{Store: w.Store, Review: &review.Reader{Roots: w.Roots, Git: &git.Runner{}}, Git: &git.Runner{}, Ledger: w.Ledger,
+	r.p = &promote.Promoter{Store: w.Store, Review: review.NewReader(w.Roots, gatetest.Self(t), false), Git: &git.Runner{}, Ledger: w.Ledger,
 		Now: func() time.Time { now = now.Add(time.Second); return now }}
 	w.Git(w.Dir, "clone", "-q", r.repo.Repo, r.work)
-	r.src = promote.Source{Task: r.task, Commit: r.push("a", "1")}
+	r.src = promote.Source{Task: r.task, Commit: r.push("a", "1"), By: "Ada", Approve: true}
 	return r
 }
 
@@ -165,7 +167,8 @@ func TestTipMoved(t *testing.T) {
 	r.src.Commit = r.push("b", "2")
 	_, err := r.p.Promote(t.Context(), reviewed, r.clone("x"))
 	r.want(err, "tip_moved", problem.Conflict)
-	r.want(r.p.Approve(t.Context(), reviewed), "tip_moved", problem.Conflict)
+	_, err = r.p.Review.Approve(t.Context(), r.task, review.Decision{Tip: reviewed.Commit})
+	r.want(err, "tip_moved", problem.Conflict)
 	if r.tip(r.Upstream, "refs/heads/x") != "" {
 		t.Error("promoted all the same")
 	}
@@ -173,7 +176,7 @@ func TestTipMoved(t *testing.T) {
 	short.Commit = short.Commit[:12]
 	_, err = r.p.Promote(t.Context(), short, r.clone("x"))
 	r.want(err, "bad_commit", problem.Usage)
-	if err := r.p.Approve(t.Context(), r.src); err != nil {
+	if _, err := r.p.Review.Approve(t.Context(), r.task, review.Decision{Tip: r.src.Commit}); err != nil {
 		t.Error(err)
 	}
 }
@@ -243,8 +246,8 @@ func TestLease(t *testing.T) {
 		t.Error("the colleague's commit is gone")
 	}
 	rec, err := review.LoadRecord(r.Roots, gatetest.Project, "k3v9p")
-	if err != nil || len(rec.Branches) != 0 {
-		t.Errorf("a failed promotion was recorded: %+v %v", rec, err)
+	if h := rec.History(r.task.Branch); err != nil || len(h.Promotions) != 0 || h.Intent != nil {
+		t.Errorf("a failed promotion was recorded: %+v %v", h, err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"terok/internal/problem"
@@ -20,30 +22,71 @@ type Record struct {
 // History is what was decided about one branch, oldest first.
 type History struct {
 	Approvals  []Approval  `json:"approvals,omitempty"`
+	Rejections []Rejection `json:"rejections,omitempty"`
+	Comments   []Comment   `json:"comments,omitempty"`
 	Promotions []Promotion `json:"promotions,omitempty"`
+	// Intent is a promotion that was begun and not written down as done: its process was killed.
+	Intent *Promotion `json:"intent,omitempty"`
 }
 
-// Approval says that a person accepted exactly this tip and everything behind it.
+// Levels of approvals.
+const (
+	LevelBranch = "branch" // this tip and everything behind it
+	LevelCommit = "commit" // this commit alone
+)
+
+// Approval says that a person accepted a commit.
 type Approval struct {
+	Commit  string    `json:"commit"`
+	PatchID string    `json:"patch_id,omitempty"` // for saying "the same change"; never for deciding
+	Level   string    `json:"level"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+	Note    string    `json:"note,omitempty"`
+}
+
+// Rejection says that a person refused a commit, and why.
+type Rejection struct {
 	Commit string    `json:"commit"`
+	Level  string    `json:"level"`
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+}
+
+// Comment is a remark on a commit.
+type Comment struct {
+	Commit string    `json:"commit"`
+	Text   string    `json:"text"`
+	By     string    `json:"by"`
 	At     time.Time `json:"at"`
 }
 
 // Targets of promotions.
 const (
-	ToClone    = "clone"
-	ToUpstream = "upstream"
+	ToClone    = "clone"    // a new branch of the person's clone
+	ToGate     = "gate"     // a branch of the base: what tasks start from
+	ToUpstream = "upstream" // pushed
+	ToRepo     = "repo"     // a remote-tracking ref of any clone: refs/remotes/terok/ID/BRANCH
+	ToBundle   = "bundle"   // a file, see git-bundle(1)
+	ToPatches  = "patches"  // a directory of mail patches, see git-am(1)
 )
 
 // Promotion says where a commit was brought.
 type Promotion struct {
-	Commit string    `json:"commit"`
-	Target string    `json:"target"`
-	Place  string    `json:"place"` // directory or URL
-	Ref    string    `json:"ref"`   // full name
-	Old    string    `json:"old"`   // what Ref was before, "" for a new branch
-	At     time.Time `json:"at"`
-	Undone bool      `json:"undone,omitempty"`
+	Commit  string    `json:"commit"` // that was reviewed
+	As      string    `json:"as"`     // commit that arrived: Commit, or the squashed one
+	Target  string    `json:"target"`
+	Place   string    `json:"place"` // directory, file, or URL without credentials
+	Ref     string    `json:"ref"`   // full name, "" for files
+	Old     string    `json:"old"`   // what Ref was before, "" for a new branch
+	By      string    `json:"by"`    // reviewer
+	Head    string    `json:"head"`  // of the clone's notes before the receipt, "" for none
+	Note    string    `json:"note"`  // the commit of refs/notes/terok that holds the receipt; "" without one
+	Base    string    `json:"base"`  // the reviewed range begins behind it
+	Commits []string  `json:"commits"`
+	At      time.Time `json:"at"`
+	Undone  bool      `json:"undone,omitempty"`
 }
 
 const recordSchema = 1
@@ -97,33 +140,142 @@ func (r *Record) History(branch string) *History {
 	return h
 }
 
-// Approve adds an approval unless the commit has one.
-func (h *History) Approve(commit string, at time.Time) {
-	for _, a := range h.Approvals {
-		if a.Commit == commit {
-			return
-		}
+// Approve adds an approval; one of the same commit and level that nothing overruled is enough.
+func (h *History) Approve(a Approval) {
+	if v := h.verdict(a.Commit); v.approved && (v.level == a.Level || v.level == LevelBranch) {
+		return
 	}
-	h.Approvals = append(h.Approvals, Approval{Commit: commit, At: at.UTC().Truncate(time.Second)})
+	a.At = a.At.UTC().Truncate(time.Second)
+	h.Approvals = append(h.Approvals, a)
 }
 
-func (r *Record) state(branch, tip string) string {
-	h := r.Branches[branch]
-	if h == nil {
+// Reject adds a rejection.
+func (h *History) Reject(r Rejection) {
+	r.At = r.At.UTC().Truncate(time.Second)
+	h.Rejections = append(h.Rejections, r)
+}
+
+// verdict is the last word on one commit.
+type verdict struct {
+	approved, rejected bool
+	level              string
+	at                 time.Time
+}
+
+func (h *History) verdict(commit string) verdict {
+	var v verdict
+	for _, a := range h.Approvals {
+		if a.Commit == commit && !a.At.Before(v.at) {
+			if v.approved && v.level == LevelBranch {
+				v.at = a.At
+				continue
+			}
+			v = verdict{approved: true, level: a.Level, at: a.At}
+		}
+	}
+	for _, r := range h.Rejections {
+		if r.Commit == commit && !r.At.Before(v.at) {
+			v = verdict{rejected: true, level: r.Level, at: r.At}
+		}
+	}
+	return v
+}
+
+// Decided reports what a person said of exactly this commit: "approved", "rejected" or "".
+func (h *History) Decided(commit string) string {
+	switch v := h.verdict(commit); {
+	case v.approved:
+		return Approved
+	case v.rejected:
+		return Rejected
+	}
+	return ""
+}
+
+// Unapproved lists which of the commits of a range, newest first, nobody approved: at level branch
+// an approval of the tip covers all, and so do approvals of each; at level commit each commit needs
+// its own.
+func (h *History) Unapproved(ids []string, level string) []string {
+	left := []string{}
+	for i, id := range ids {
+		v := h.verdict(id)
+		if i == 0 && level != LevelCommit && v.approved && v.level == LevelBranch {
+			return nil
+		}
+		if !v.approved || level == LevelCommit && !slices.ContainsFunc(h.Approvals, func(a Approval) bool { return a.Commit == id && a.Level == LevelCommit }) {
+			left = append(left, id)
+		}
+	}
+	return left
+}
+
+// state is what stands of a branch whose commits are ids, the tip first.
+func (h *History) state(ids []string) string {
+	if h == nil || len(ids) == 0 {
 		return Pending
 	}
-	for _, p := range h.Promotions {
-		if p.Commit == tip && !p.Undone {
-			return Promoted
-		}
+	tip := ids[0]
+	if slices.ContainsFunc(h.Promotions, func(p Promotion) bool { return p.Commit == tip && !p.Undone }) {
+		return Promoted
 	}
-	for _, a := range h.Approvals {
-		if a.Commit == tip {
-			return Approved
-		}
+	switch v := h.verdict(tip); {
+	case v.rejected:
+		return Rejected
+	case slices.ContainsFunc(ids, func(id string) bool { return h.verdict(id).rejected }):
+		return Rejected
+	case len(h.Unapproved(ids, LevelBranch)) == 0:
+		return Approved
 	}
-	if len(h.Approvals)+len(h.Promotions) > 0 {
+	if len(h.Approvals)+len(h.Rejections)+len(h.Promotions) > 0 && h.verdict(tip) == (verdict{}) {
 		return Updated
 	}
 	return Pending
+}
+
+// Last is the tip that was looked at last: approved, rejected or promoted. "" for none.
+func (h *History) Last() string {
+	var last string
+	var at time.Time
+	note := func(commit string, t time.Time) {
+		if !t.Before(at) {
+			last, at = commit, t
+		}
+	}
+	for _, a := range h.Approvals {
+		note(a.Commit, a.At)
+	}
+	for _, r := range h.Rejections {
+		note(r.Commit, r.At)
+	}
+	for _, p := range h.Promotions {
+		note(p.Commit, p.At)
+	}
+	return last
+}
+
+// SameChange says which approved commit has the same change as a commit that nobody approved: a
+// hint for the reader. It approves nothing.
+func (h *History) SameChange(commit, patchID string) string {
+	if h == nil || patchID == "" || h.verdict(commit) != (verdict{}) {
+		return ""
+	}
+	for _, a := range h.Approvals {
+		if a.PatchID == patchID && a.Commit != commit {
+			return a.Commit
+		}
+	}
+	return ""
+}
+
+// short is the beginning of an id for sentences.
+func short(id string) string { return id[:min(len(id), 7)] }
+
+// clip bounds what a person writes into a record.
+func clip(s string) string {
+	const most = 4000
+	s = strings.TrimSpace(s)
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + " …"
+	}
+	return s
 }

@@ -12,9 +12,10 @@ import (
 	"terok/internal/gate/gatetest"
 	"terok/internal/gate/review"
 	"terok/internal/gate/store"
-	"terok/internal/git"
 	"terok/internal/problem"
 )
+
+func TestMain(m *testing.M) { gatetest.Main(m) }
 
 // rig is a task with a clone of its repository, as the container has one.
 type rig struct {
@@ -30,7 +31,7 @@ func newRig(t *testing.T) *rig {
 	w := gatetest.New(t)
 	r := &rig{World: w, repo: w.Gate("k3v9p"), work: filepath.Join(w.Dir, "work")}
 	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch}
-	r.reader = &review.Reader{Roots: w.Roots, Git: &git.Runner{}}
+	r.reader = review.NewReader(w.Roots, gatetest.Self(t), false)
 	w.Git(w.Dir, "clone", "-q", r.repo.Repo, r.work)
 	return r
 }
@@ -56,7 +57,7 @@ func (r *rig) submodule(path string) {
 
 func (r *rig) show() review.Details {
 	r.T.Helper()
-	d, err := r.reader.Show(r.T.Context(), r.task, "")
+	d, err := r.reader.Show(r.T.Context(), r.task, review.ShowOptions{})
 	if err != nil {
 		r.T.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestQueueAndShow(t *testing.T) {
 	if q, err := r.reader.Queue(t.Context(), r.task); err != nil || len(q) != 0 {
 		t.Fatalf("nothing was pushed: %+v %v", q, err)
 	}
-	if _, err := r.reader.Show(t.Context(), r.task, ""); !problem.Is(err, "nothing_pushed") {
+	if _, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{}); !problem.Is(err, "nothing_pushed") {
 		t.Errorf("show: %v", err)
 	}
 	r.write("README.md", "hello\nworld\n")
@@ -297,7 +298,7 @@ func TestHostileRepository(t *testing.T) {
 	}
 	_, _ = f.WriteString("[diff]\n\texternal = touch " + canary + "\n")
 	f.Close()
-	if _, err := r.reader.Show(t.Context(), r.task, ""); !problem.Is(err, "store_corrupt") {
+	if _, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{}); !problem.Is(err, "store_corrupt") {
 		t.Errorf("show: %v", err)
 	}
 	if _, err := r.reader.Queue(t.Context(), r.task); !problem.Is(err, "store_corrupt") {
@@ -321,7 +322,9 @@ func TestState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	approve(func(h *review.History) { h.Approve(first, time.Unix(1, 0)); h.Approve(first, time.Unix(2, 0)) })
+	approve(func(h *review.History) {
+		h.Approve(review.Approval{Commit: first, Level: review.LevelBranch, At: time.Unix(1, 0)})
+	})
 	if d := r.show(); d.State != review.Approved {
 		t.Errorf("state %s", d.State)
 	}

@@ -200,7 +200,8 @@ func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 		return err
 	}
 	review := filepath.Join(s.Roots.GateDir(project), "review", id+".json")
-	for _, path := range []string{review, review + ".lock"} {
+	cache := filepath.Join(filepath.Dir(review), "cache", id+".json")
+	for _, path := range []string{review, review + ".lock", cache} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -1,0 +1,222 @@
+// Package forge opens a review (pull request, merge request) for a branch that was promoted, at
+// GitHub, GitLab, or Gitea and its kin (Forgejo, Codeberg).
+//
+// It works from the upstream's address alone: host, owner and repository. Where the vault has no
+// token for the host, CompareURL is the page on which a person opens the review themselves. It
+// sends the token to that host over https only, follows no redirect, reads at most 1 MiB, and what
+// the forge answers passes package text before anybody sees it.
+package forge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+
+	"terok/internal/problem"
+	"terok/internal/text"
+)
+
+// Kinds of forges.
+const (
+	GitHub = "github"
+	GitLab = "gitlab"
+	Gitea  = "gitea"
+)
+
+// Repo is a repository at a forge.
+type Repo struct {
+	Kind string
+	Host string // with port where it is not the usual one
+	Path string // "owner/name"; at GitLab groups may nest
+}
+
+// known are hosts whose kind needs no setting.
+var known = map[string]string{"github.com": GitHub, "gitlab.com": GitLab, "codeberg.org": Gitea, "gitea.com": Gitea}
+
+// Parse finds the repository behind an upstream: https://host/owner/name.git,
+// ssh://git@host/owner/name, or git@host:owner/name. kind is the project's git.forge, "" to go by
+// the host's name. An upstream that is at no known forge is the problem "no_forge".
+func Parse(upstream, kind string) (Repo, error) {
+	host, p := "", ""
+	if u, err := url.Parse(upstream); err == nil && (u.Scheme == "https" || u.Scheme == "ssh") {
+		if host, p = u.Host, u.Path; u.Scheme == "ssh" {
+			host = u.Hostname() // its port is not the web's
+		}
+	} else if before, after, ok := strings.Cut(upstream, ":"); ok && !strings.Contains(before, "/") {
+		_, host, _ = strings.Cut(before, "@")
+		if host == "" {
+			host = before
+		}
+		p = after
+	}
+	p = strings.TrimSuffix(strings.Trim(p, "/"), ".git")
+	r := Repo{Kind: kind, Host: strings.ToLower(host), Path: p}
+	if r.Kind == "" {
+		r.Kind = known[strings.TrimPrefix(r.Host, "ssh.")]
+	}
+	if r.Kind == "" && strings.HasPrefix(r.Host, "gitlab.") {
+		r.Kind = GitLab
+	}
+	if r.Host == "" || r.Kind == "" || strings.Count(p, "/") < 1 || path.Clean("/"+p) != "/"+p || r.Kind != GitLab && strings.Count(p, "/") != 1 {
+		return r, problem.New("no_forge", problem.Usage, "the upstream is at no forge that terok knows").
+			WithHint("set git.forge to github, gitlab or gitea in project.yml")
+	}
+	return r, nil
+}
+
+// Review is what is opened.
+type Review struct {
+	Branch string // that was promoted
+	Into   string // branch that it shall go into
+	Title  string
+	Body   string
+}
+
+// CompareURL is the page on which a person opens the review.
+func (r Repo) CompareURL(v Review) string {
+	base, head := url.PathEscape(v.Into), url.PathEscape(v.Branch)
+	root := "https://" + r.Host + "/" + r.Path
+	switch r.Kind {
+	case GitLab:
+		q := url.Values{"merge_request[source_branch]": {v.Branch}, "merge_request[target_branch]": {v.Into}}
+		return root + "/-/merge_requests/new?" + q.Encode()
+	case Gitea:
+		return root + "/compare/" + base + "..." + head
+	}
+	return root + "/compare/" + base + "..." + head + "?expand=1"
+}
+
+// Client opens reviews. Zero HTTP is a client of its own.
+type Client struct {
+	HTTP *http.Client
+	API  string // root of the API instead of the forge's own, for tests
+}
+
+const (
+	timeout   = 30 * time.Second
+	maxAnswer = 1 << 20
+)
+
+// request is the call that opens v.
+func (r Repo) request(v Review, api string) (address string, header map[string]string, body map[string]any) {
+	body = map[string]any{"title": v.Title, "body": v.Body, "head": v.Branch, "base": v.Into}
+	header = map[string]string{}
+	switch r.Kind {
+	case GitHub:
+		if api == "" {
+			api = "https://api.github.com"
+			if r.Host != "github.com" {
+				api = "https://" + r.Host + "/api/v3"
+			}
+		}
+		header["Accept"], header["X-GitHub-Api-Version"] = "application/vnd.github+json", "2022-11-28"
+		return api + "/repos/" + r.Path + "/pulls", header, body
+	case GitLab:
+		if api == "" {
+			api = "https://" + r.Host + "/api/v4"
+		}
+		return api + "/projects/" + url.PathEscape(r.Path) + "/merge_requests", header,
+			map[string]any{"title": v.Title, "description": v.Body, "source_branch": v.Branch, "target_branch": v.Into}
+	}
+	if api == "" {
+		api = "https://" + r.Host + "/api/v1"
+	}
+	return api + "/repos/" + r.Path + "/pulls", header, body
+}
+
+// Open opens the review and returns its page. A review that is open already is no error: its page
+// cannot be told, so the compare page is returned.
+func (c *Client) Open(ctx context.Context, r Repo, v Review, token string) (string, error) {
+	address, header, body := r.request(v, c.API)
+	data, err := json.Marshal(body)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(data))
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	for k, val := range header {
+		req.Header.Set(k, val)
+	}
+	switch r.Kind {
+	case GitLab:
+		req.Header.Set("Private-Token", token)
+	case Gitea:
+		req.Header.Set("Authorization", "token "+token)
+	default:
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := http.Client{Timeout: timeout}
+	if c.HTTP != nil {
+		client = *c.HTTP
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the token stays with its host
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", problem.New("forge_unreachable", problem.Failed, "%s cannot be reached: %w", r.Host, unwrapURL(err))
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return "", problem.New("forge_unreachable", problem.Failed, "%s broke off: %w", r.Host, err)
+	}
+	return outcome(r, v, resp.StatusCode, answer)
+}
+
+// unwrapURL leaves the address out of an error: it is ours and long.
+func unwrapURL(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
+}
+
+// outcome reads a forge's answer.
+func outcome(r Repo, v Review, status int, answer []byte) (string, error) {
+	var reply struct {
+		HTMLURL string          `json:"html_url"`
+		WebURL  string          `json:"web_url"`
+		Message json.RawMessage `json:"message"`
+		Errors  json.RawMessage `json:"errors"`
+	}
+	_ = json.Unmarshal(answer, &reply) // an answer that is no JSON says nothing
+	words := strings.TrimSpace(strings.Trim(string(reply.Message), `"`) + " " + string(reply.Errors))
+	switch {
+	case status == http.StatusCreated || status == http.StatusOK:
+		page := reply.HTMLURL + reply.WebURL
+		if u, err := url.Parse(page); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+			return r.CompareURL(v), nil
+		}
+		return text.Line(page, 1000), nil
+	case status == http.StatusConflict, status == http.StatusUnprocessableEntity && strings.Contains(words, "already exists"):
+		return r.CompareURL(v), nil // it is open already
+	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound:
+		return "", problem.New("forge_refused", problem.Failed, "%s refuses the token (%d %s): %s", r.Host, status, http.StatusText(status), text.Line(words, 300)).
+			WithHint("open it yourself: %s", r.CompareURL(v))
+	}
+	return "", problem.New("forge_failed", problem.Failed, "%s did not open a review (%d %s): %s", r.Host, status, http.StatusText(status), text.Line(words, 300)).
+		WithHint("open it yourself: %s", r.CompareURL(v))
+}
+
+// Command is what opens the review by the forge's own program, for people who have it.
+func (r Repo) Command(v Review) string {
+	switch r.Kind {
+	case GitHub:
+		return fmt.Sprintf("gh pr create --repo %s --head %s --base %s", r.Path, v.Branch, v.Into)
+	case GitLab:
+		return fmt.Sprintf("glab mr create --repo %s --source-branch %s --target-branch %s", r.Path, v.Branch, v.Into)
+	}
+	return "tea pulls create --repo " + r.Path + " --head " + v.Branch + " --base " + v.Into
+}

@@ -1,0 +1,240 @@
+package inspect
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"terok/internal/gate/refname"
+	"terok/internal/git"
+)
+
+// Main is the child: a Request on stdin, a Reply on stdout. Its exit code is 0, exitLimit when git
+// ran into a limit, and 1 when there is nothing to answer with.
+func Main(_ []string) int {
+	reply, err := serve(os.Stdin, os.Stdout)
+	if err == errStreamed {
+		return 0
+	}
+	if tooMuch(err) {
+		fmt.Fprintln(os.Stderr, "terok gate-inspect:", err)
+		return exitLimit
+	}
+	if err != nil {
+		reply = Reply{Error: err.Error()}
+	}
+
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(reply); err != nil {
+		fmt.Fprintln(os.Stderr, "terok gate-inspect:", err)
+		return 1
+	}
+	return 0
+}
+
+// errStreamed says that the answer is on stdout already.
+var errStreamed = errors.New("streamed")
+
+func serve(in io.Reader, out io.Writer) (Reply, error) {
+	var req Request
+	if err := json.NewDecoder(io.LimitReader(in, maxRequest)).Decode(&req); err != nil {
+		return Reply{}, fmt.Errorf("request: %w", err)
+	}
+	if err := req.check(); err != nil {
+		return Reply{}, err
+	}
+	if err := confine(req); err != nil {
+		return Reply{}, err
+	}
+	if req.Op != OpRaw {
+		return answer(context.Background(), req)
+	}
+	p := &repo{Request: req, git: &git.Runner{}}
+	from := req.View.From
+	if from == "" {
+		from = emptyTree(req.Branches[0])
+	}
+	err := p.git.Stream(context.Background(), p.cmd("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
+		"--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", from, req.Branches[0]), out)
+	if err == nil {
+		err = errStreamed
+	}
+	return Reply{}, err
+}
+
+// answer is what the child does once it is confined.
+func answer(ctx context.Context, req Request) (Reply, error) {
+	p := &repo{Request: req, git: &git.Runner{}}
+	switch req.Op {
+	case OpScan:
+		return p.scan(ctx)
+	case OpRead:
+		return p.read(ctx)
+	case OpRangeDiff:
+		return p.rangeDiff(ctx)
+	case OpCopy:
+		return Reply{Branches: []Range{{Tip: req.Branches[0]}}}, p.copy(ctx)
+	}
+	return Reply{}, fmt.Errorf("there is no %q", req.Op)
+}
+
+func (r *Request) check() error {
+	for _, dir := range []string{r.Repo, r.Objects, r.Scratch} {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || strings.ContainsAny(dir, ":\x00\n") {
+			return fmt.Errorf("%q is not a plain absolute path", dir)
+		}
+	}
+	ids := append(append([]string{}, r.Not...), r.Branches...)
+	for _, id := range append(ids, r.Start, r.View.Commit, r.View.From) {
+		if id != "" && !refname.IsID(id) {
+			return fmt.Errorf("%.80q is not a commit id", id)
+		}
+	}
+	want := map[string]int{OpRead: 1, OpRangeDiff: 2, OpCopy: 1, OpRaw: 1}[r.Op]
+	if want > 0 && len(r.Branches) != want {
+		return errors.New("another number of branches")
+	}
+	return nil
+}
+
+// repo is the task's repository as the child sees it.
+type repo struct {
+	Request
+	git    *git.Runner
+	writes bool // objects go to Scratch
+}
+
+func (p *repo) cmd(args ...string) git.Cmd {
+	c := git.Cmd{GitDir: p.Repo, Args: args, Alternates: []string{p.Objects}, Timeout: Timeout, MaxOutput: maxScan,
+		Config: []string{"core.bigFileThreshold=4m", "diff.renames=false", "core.packedGitWindowSize=16m", "core.packedGitLimit=256m",
+			"core.deltaBaseCacheLimit=64m", "merge.renameLimit=1000", "merge.directoryRenames=false"}}
+	if p.writes {
+		c.Env = []string{"GIT_OBJECT_DIRECTORY=" + p.Scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES=" + filepath.Join(p.Repo, "objects") + ":" + p.Objects}
+	}
+	return c
+}
+
+// node is a commit of the task in the graph.
+type node struct {
+	parents []string
+	order   int // of rev-list, newest first
+}
+
+// graph reads which commits the base has not, for all tips at once.
+func (p *repo) graph(ctx context.Context) (map[string]node, error) {
+	var in strings.Builder
+	for _, tip := range p.Branches {
+		in.WriteString(tip + "\n")
+	}
+	for _, id := range append([]string{p.Start}, p.Not...) {
+		if id != "" {
+			in.WriteString("^" + id + "\n")
+		}
+	}
+	c := p.cmd("rev-list", "--parents", "--topo-order", "--stdin", "--max-count=200000")
+	c.Stdin = strings.NewReader(in.String())
+	out, err := p.git.Run(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	g := map[string]node{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 0 {
+			g[f[0]] = node{parents: f[1:], order: len(g)}
+		}
+	}
+	return g, nil
+}
+
+// span is the range of one branch.
+type span struct {
+	tip     string
+	base    string // where diffs begin
+	commits []string
+	orphan  bool // a root commit is in it
+	nothing bool // shares nothing with the base
+}
+
+// span walks from a tip to where the base begins.
+func (p *repo) span(ctx context.Context, g map[string]node, tip string) (span, error) {
+	s := span{tip: tip}
+	seen, edge := map[string]bool{}, map[string]bool{}
+	for todo := []string{tip}; len(todo) > 0; {
+		id := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		n, ours := g[id]
+		switch {
+		case !ours:
+			edge[id] = true
+			continue
+		case seen[id]:
+			continue
+		}
+		seen[id] = true
+		s.commits = append(s.commits, id)
+		s.orphan = s.orphan || len(n.parents) == 0
+		todo = append(todo, n.parents...)
+	}
+	sortBy(s.commits, func(id string) int { return g[id].order })
+	var err error
+	switch len(edge) {
+	case 0:
+		s.nothing = p.Start != "" || len(p.Not) > 0
+	case 1:
+		for s.base = range edge {
+		}
+	default:
+		s.base, err = p.join(ctx, edge)
+	}
+	return s, err
+}
+
+// join finds where the diff of a branch begins that meets the base in several commits: a task that
+// merged upstream meets it where it began and where it merged. The commit that contains the others
+// is the one; else the best common ancestor.
+func (p *repo) join(ctx context.Context, edge map[string]bool) (string, error) {
+	ids := make([]string, 0, len(edge))
+	for id := range edge {
+		ids = append(ids, id)
+	}
+	sortBy(ids, func(id string) string { return id })
+	ids = ids[:min(len(ids), 100)]
+	out, err := p.git.Run(ctx, p.cmd(append([]string{"merge-base", "--independent"}, ids...)...))
+	if err != nil && !git.IsExit(err, 1) {
+		return "", err
+	}
+	if tops := strings.Fields(string(out)); len(tops) == 1 {
+		return tops[0], nil
+	}
+	out, err = p.git.Run(ctx, p.cmd(append([]string{"merge-base", "--octopus"}, ids...)...))
+	if err != nil && !git.IsExit(err, 1) {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// emptyTree is what diffs of a branch begin at that shares nothing with the base.
+func emptyTree(like string) string {
+	if len(like) == 64 {
+		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
+	}
+	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+}
+
+// whole is the comparison of a branch's tip with its base.
+func (s span) whole(from string, tree string) *diff {
+	if from == "" {
+		return treeDiff(emptyTree(s.tip), tree)
+	}
+	return commitDiff(s.tip, from)
+}
+
+// within is how long the child takes at most on the wall, a little less than its parent waits.
+const within = Timeout - 5*time.Second

@@ -1,0 +1,136 @@
+package inspect
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+
+	"terok/internal/git"
+	"terok/internal/sandbox/filter"
+	kernel "terok/internal/sandbox/landlock"
+)
+
+// confine gives up everything that req does not need. It cannot be undone and git inherits it.
+func confine(req Request) error {
+	for limit, value := range map[int]uint64{
+		unix.RLIMIT_CPU:  cpuSeconds,
+		unix.RLIMIT_DATA: maxMemory, // private memory; mapped packs do not count, they can be dropped
+		unix.RLIMIT_CORE: 0,
+	} {
+		if req.Op == OpCopy && limit == unix.RLIMIT_CPU {
+			value = uint64(copyTime.Seconds())
+		}
+		if err := unix.Setrlimit(limit, &unix.Rlimit{Cur: value, Max: value}); err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+	}
+	if req.Op != OpCopy {
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxReply, Max: maxReply}); err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+	}
+	debug.SetMemoryLimit(maxMemory / 2)
+	if err := restrictFiles(req); err != nil {
+		return fmt.Errorf("restrict files (Landlock): %w", err)
+	}
+	if err := filter.Load(); err != nil { // no sockets at all
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	return nil
+}
+
+// libraries are where a dynamically linked git finds its own.
+var libraries = []string{"/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"}
+
+// gitCore are the directories of git's own further programs.
+var gitCore = []string{"/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core", "/usr/local/lib/git-core"}
+
+func restrictFiles(req Request) error {
+	if err := kernel.Missing(kernel.ABI()); err != nil {
+		if req.WithoutLandlock {
+			return nil
+		}
+		return err
+	}
+	const read = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSReadDir)
+	const run = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSExecute)
+	programs, err := gitPrograms()
+	if err != nil {
+		return err
+	}
+	rules := []landlock.Rule{
+		landlock.PathAccess(read, req.Repo, req.Objects),
+		landlock.PathAccess(read, libraries...).IgnoreIfMissing(),
+		landlock.PathAccess(run, programs...),
+		landlock.PathAccess(read|run, gitCore...).IgnoreIfMissing(),
+		landlock.PathAccess(landlock.AccessFSSet(ll.AccessFSReadFile), "/etc/ld.so.cache").IgnoreIfMissing(),
+		landlock.RWFiles("/dev/null"),
+		landlock.ROFiles("/dev/urandom"), // names of temporary files
+	}
+	if req.Op == OpCopy {
+		rules = append(rules, landlock.PathAccess(read, filepath.Dir(req.Objects)), landlock.RWDirs(req.Objects).WithRefer())
+	} else {
+		rules = append(rules, landlock.RWDirs(req.Scratch).WithRefer())
+	}
+	all := landlock.V6
+	all.HandledAccessNet = ll.AccessNetBindTCP | ll.AccessNetConnectTCP
+	if err := all.BestEffort().Restrict(rules...); err != nil {
+		return err
+	}
+	if fd, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Close(fd)
+		return errors.New("the host's files can still be read")
+	}
+	return nil
+}
+
+// gitPrograms are git and the loader that the kernel starts it with: all that may be executed.
+// Shells and git's scripts are not among them.
+func gitPrograms() ([]string, error) {
+	p, err := (&git.Runner{}).Program()
+	if err != nil {
+		return nil, err
+	}
+	if p, err = filepath.EvalSymlinks(p); err != nil {
+		return nil, err
+	}
+	f, err := elf.Open(p)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a program that can be confined: %w", p, err)
+	}
+	defer f.Close()
+	programs := []string{p}
+	for _, s := range f.Progs {
+		if s.Type != elf.PT_INTERP || s.Filesz > 4096 {
+			continue
+		}
+		name := make([]byte, s.Filesz)
+		if _, err := s.ReadAt(name, 0); err != nil {
+			return nil, err
+		}
+		loader, err := filepath.EvalSymlinks(strings.TrimRight(string(name), "\x00"))
+		if err != nil {
+			return nil, err
+		}
+		programs = append(programs, loader)
+	}
+	return programs, nil
+}
+
+// exitLimit is the child's exit code when git ran into a limit.
+const exitLimit = 75
+
+// tooMuch reports whether a failure of git is one of ours: killed, or out of memory.
+func tooMuch(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "signal: killed") || strings.Contains(err.Error(), "signal: CPU time limit") ||
+		strings.Contains(err.Error(), "utofmemory") || strings.Contains(strings.ToLower(err.Error()), "out of memory") ||
+		strings.Contains(err.Error(), "File size limit") || errors.Is(err, os.ErrDeadlineExceeded))
+}

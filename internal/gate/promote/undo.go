@@ -1,0 +1,154 @@
+package promote
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"terok/internal/gate/receipt"
+	"terok/internal/gate/refname"
+	"terok/internal/gate/review"
+	"terok/internal/git"
+	"terok/internal/problem"
+	"terok/internal/state"
+)
+
+// Undo takes back the last promotion of a task that still stands. The target must be as the
+// promotion left it, else the problem "promotion_moved"; a branch that is checked out stays
+// ("branch_in_use"). No promotion is "nothing_promoted".
+func (p *Promoter) Undo(ctx context.Context, t review.Task) (review.Promotion, error) {
+	var done review.Promotion
+	unlock, err := p.Store.Lock(ctx, t.Project)
+	if err != nil {
+		return done, err
+	}
+	defer unlock()
+	err = review.UpdateRecord(p.Review.Roots, t.Project, t.ID, func(rec *review.Record) error {
+		last := lastStanding(rec)
+		if last == nil {
+			return problem.New("nothing_promoted", problem.NotFound, "nothing of %s is promoted", t.Ref()).WithHint("terok review")
+		}
+		to, err := p.place(last.Target)
+		if err != nil {
+			return err
+		}
+		if err := to.undo(ctx, t, *last); err != nil {
+			return err
+		}
+		p.step("moved back")
+		if err := p.removeNote(ctx, t, *last); err != nil {
+			return err
+		}
+		last.Undone = true
+		done = *last
+		return nil
+	})
+	if err == nil {
+		p.note("promotion_undone", t, done)
+	}
+	return done, err
+}
+
+func lastStanding(rec *review.Record) *review.Promotion {
+	var last *review.Promotion
+	for _, h := range rec.Branches {
+		for i := range h.Promotions {
+			if q := &h.Promotions[i]; !q.Undone && (last == nil || !q.At.Before(last.At)) {
+				last = q
+			}
+		}
+	}
+	return last
+}
+
+// ReceiptFile is where the receipt of a promotion is kept on this machine.
+func ReceiptFile(r state.Roots, project string, q review.Promotion) string {
+	return filepath.Join(r.ReceiptsDir(), project, q.As+"."+q.Target)
+}
+
+// notesRepo is a git command where the notes of a promotion are: the clone, or the base.
+func (p *Promoter) notesRepo(t review.Task, dir string, args ...string) git.Cmd {
+	if dir == "" {
+		return p.base(t, args...)
+	}
+	return clone(dir, args...)
+}
+
+// receipt signs the record of what was done and keeps it: as a note of the commit, and in the state.
+func (p *Promoter) receipt(ctx context.Context, j *job, dir string) error {
+	if p.Receipt == nil {
+		return nil
+	}
+	text, err := p.Receipt(j.done, j.change, covering(j.record.History(j.src.Branch), j.change.IDs))
+	if err != nil {
+		return fmt.Errorf("the commits are promoted, the receipt is missing: %w", err)
+	}
+	if err := state.WriteFile(ReceiptFile(p.Store.Roots, j.src.Task.Project, j.done), text); err != nil {
+		return err
+	}
+	run := func(stdin string, args ...string) (string, error) {
+		c := p.notesRepo(j.src.Task, dir, args...)
+		c.Stdin = strings.NewReader(stdin)
+		c.Env = []string{"GIT_AUTHOR_NAME=terok", "GIT_AUTHOR_EMAIL=terok@localhost", "GIT_COMMITTER_NAME=terok", "GIT_COMMITTER_EMAIL=terok@localhost"}
+		out, err := p.Git.Run(ctx, c)
+		return strings.TrimSpace(string(out)), err
+	}
+	tip := func() string {
+		id, err := run("", "rev-parse", "--verify", "--quiet", "--end-of-options", receipt.NotesRef)
+		if err != nil || !refname.IsID(id) {
+			return ""
+		}
+		return id
+	}
+	blob, err := run(string(text), "hash-object", "-w", "--stdin")
+	if err != nil {
+		return fmt.Errorf("keep the receipt: %w", err)
+	}
+	j.done.Head = tip()
+	if _, err := run("", "notes", "--ref="+receipt.NotesRef, "add", "-f", "-C", blob, j.done.As); err != nil {
+		return fmt.Errorf("keep the receipt: %w", err)
+	}
+	j.done.Note = tip()
+	return nil
+}
+
+// covering are the approvals that a promotion of these commits rests on.
+func covering(h *review.History, ids []string) []review.Approval {
+	var out []review.Approval
+	for _, a := range h.Approvals {
+		for _, id := range ids {
+			if a.Commit == id && h.Decided(id) == review.Approved {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// removeNote takes the receipt's note away again: whole, when nobody wrote another one since.
+func (p *Promoter) removeNote(ctx context.Context, t review.Task, q review.Promotion) error {
+	if q.Note == "" {
+		return nil
+	}
+	dir := ""
+	if q.Target == review.ToClone {
+		dir = q.Place
+	}
+	args := []string{"update-ref", "--no-deref", receipt.NotesRef, q.Head, q.Note}
+	if q.Head == "" {
+		args = []string{"update-ref", "--no-deref", "-d", receipt.NotesRef, q.Note}
+	}
+	if _, err := p.Git.Run(ctx, p.notesRepo(t, dir, args...)); err != nil { // others came after it
+		c := p.notesRepo(t, dir, "notes", "--ref="+receipt.NotesRef, "remove", "--ignore-missing", q.As)
+		c.Env = []string{"GIT_AUTHOR_NAME=terok", "GIT_AUTHOR_EMAIL=terok@localhost", "GIT_COMMITTER_NAME=terok", "GIT_COMMITTER_EMAIL=terok@localhost"}
+		if _, err := p.Git.Run(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(ReceiptFile(p.Store.Roots, t.Project, q)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
