@@ -24,12 +24,13 @@ const Project = "webshop"
 
 // World is one upstream with its gate.
 type World struct {
-	T        testing.TB
-	Dir      string // everything lies below
-	Upstream string // a person's clone: working tree on branch main with two commits
+	T        testing.TB `json:"-"`
+	Dir      string     // everything lies below
+	Upstream string     // a person's clone: working tree on branch main with two commits
 	Roots    state.Roots
-	Store    *store.Store
-	Ledger   *Ledger
+	Store    *store.Store `json:"-"`
+	Ledger   *Ledger      `json:"-"`
+	Env      []string     // further environment of Git, "K=V"
 }
 
 // Ledger remembers what was recorded.
@@ -153,8 +154,8 @@ func (w *World) TryGit(dir string, args ...string) (string, error) {
 	r := &git.Runner{}
 	out, err := r.Run(context.WithoutCancel(w.T.Context()), git.Cmd{Dir: dir, Args: args, Timeout: 2 * time.Minute, Stderr: &stderr, MaxOutput: 64 << 20,
 		Protocols: []string{"file", "http"},
-		Env: []string{"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.test", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.test",
-			"GIT_AUTHOR_DATE=1700000000 +0000", "GIT_COMMITTER_DATE=1700000000 +0000", "GIT_LITERAL_PATHSPECS=0", "GIT_NO_LAZY_FETCH=0"},
+		Env: append([]string{"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.test", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.test",
+			"GIT_AUTHOR_DATE=1700000000 +0000", "GIT_COMMITTER_DATE=1700000000 +0000", "GIT_LITERAL_PATHSPECS=0", "GIT_NO_LAZY_FETCH=0"}, w.Env...),
 		Config: []string{"protocol.allow=always"}})
 	if err != nil {
 		err = errors.Join(err, errors.New(stderr.String()))

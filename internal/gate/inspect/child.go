@@ -228,13 +228,5 @@ func emptyTree(like string) string {
 	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 }
 
-// whole is the comparison of a branch's tip with its base.
-func (s span) whole(from string, tree string) *diff {
-	if from == "" {
-		return treeDiff(emptyTree(s.tip), tree)
-	}
-	return commitDiff(s.tip, from)
-}
-
 // within is how long the child takes at most on the wall, a little less than its parent waits.
 const within = Timeout - 5*time.Second

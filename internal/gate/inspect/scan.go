@@ -3,6 +3,7 @@ package inspect
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -146,14 +147,14 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		if p.View.From != "" {
 			from = p.View.From
 		}
-		tree := ""
-		if from == "" && len(w.commits) > 0 {
-			tree = w.commits[0].Tree
-		}
-		if from == "" && tree == "" {
+		if len(w.commits) == 0 || w.commits[0].Tree == "" {
 			continue
 		}
-		w.net = w.whole(from, tree)
+		old, err := p.treeOf(objects, from, w.tip)
+		if err != nil {
+			return err
+		}
+		w.net = treeDiff(old, w.commits[0].Tree)
 		// What a single commit changes is what the branch changes.
 		if len(w.commits) == 1 && slices.Equal(w.commits[0].Parents, []string{from}) && w.commits[0].diff == nil {
 			w.commits[0].diff = w.net
@@ -198,6 +199,23 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		err = nil
 	}
 	return err
+}
+
+// treeOf is the tree of a commit, the empty one for none. Comparing trees gives each comparison a head
+// of its own in git's answer; a commit may be compared twice.
+func (p *repo) treeOf(objects *objects, commit, like string) (string, error) {
+	if commit == "" {
+		return emptyTree(like), nil
+	}
+	body, _, err := objects.get(commit, "commit", maxCommit)
+	if err != nil {
+		return "", err
+	}
+	tree := ParseCommit(commit, body).Tree
+	if tree == "" {
+		return "", fmt.Errorf("commit %.12s cannot be read", commit)
+	}
+	return tree, nil
 }
 
 // judge adds what needs the whole branch.

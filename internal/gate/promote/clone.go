@@ -21,6 +21,10 @@ type toClone struct{ *Promoter }
 
 func (p toClone) name(j *job) (string, string) { return j.dst.Dir, refname.Heads + j.dst.Branch }
 func (p toClone) notes(j *job) string          { return j.dst.Dir }
+func (p toClone) at(ctx context.Context, j *job) (string, error) {
+	_, ref := p.name(j)
+	return p.refOf(ctx, j.dst.Dir, ref)
+}
 
 func (p toClone) look(ctx context.Context, j *job) error {
 	j.done.Place, j.done.Ref = p.name(j)
@@ -183,6 +187,11 @@ type toRepo struct{ *Promoter }
 
 func (p toRepo) name(j *job) (string, string) {
 	return j.dst.Dir, "refs/remotes/terok/" + j.src.Task.ID + "/" + j.dst.Branch
+}
+
+func (p toRepo) at(ctx context.Context, j *job) (string, error) {
+	_, ref := p.name(j)
+	return p.refOf(ctx, j.dst.Dir, ref)
 }
 
 // notes: the base; of the clone only that one ref changes.

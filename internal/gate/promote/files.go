@@ -27,6 +27,9 @@ type toBundle struct{ *Promoter }
 func (p toBundle) name(j *job) (string, string) { return j.dst.Dir, refname.Heads + j.dst.Branch }
 func (p toBundle) notes(*job) string            { return "" }
 
+// at: a file that is there is not looked into; writing over it is refused either way.
+func (p toBundle) at(context.Context, *job) (string, error) { return "", nil }
+
 func (p toBundle) look(_ context.Context, j *job) error {
 	j.done.Place, j.done.Ref = p.name(j)
 	return mustBeNew(j)
@@ -115,6 +118,8 @@ type toPatches struct{ *Promoter }
 
 func (p toPatches) name(j *job) (string, string) { return j.dst.Dir, "" }
 func (p toPatches) notes(*job) string            { return "" }
+
+func (p toPatches) at(context.Context, *job) (string, error) { return "", nil }
 
 func (p toPatches) look(_ context.Context, j *job) error {
 	j.done.Place, j.done.Ref = p.name(j)

@@ -102,15 +102,23 @@ func (p *Promoter) Promote(ctx context.Context, src Source, dst Target) (review.
 	}
 	defer unlock()
 	j := &job{src: src, dst: dst}
-	if err := p.check(ctx, j); err != nil {
-		return j.done, err
-	}
 	to, err := p.place(dst.Kind)
 	if err != nil {
 		return j.done, err
 	}
+	if j.record, err = review.LoadRecord(p.Review.Roots, src.Task.Project, src.Task.ID); err != nil {
+		return j.done, err
+	}
+	if q := p.standing(ctx, j, to); q != nil {
+		return *q, p.release(ctx, src.Task)
+	}
+	if err := p.check(ctx, j); err != nil {
+		return j.done, err
+	}
 	j.done = review.Promotion{Commit: src.Commit, As: src.Commit, Target: dst.Kind, By: src.By, Base: j.change.Base, Commits: j.change.IDs}
-	j.resume(to.name(j))
+	if i := j.record.History(src.Branch).Intent; i != nil && j.same(i, to) {
+		j.again, j.done.As, j.done.Old, j.done.Head = true, i.As, i.Old, i.Head
+	}
 	if err := to.look(ctx, j); err != nil {
 		return j.done, err
 	}
@@ -133,6 +141,9 @@ func (p *Promoter) carry(ctx context.Context, j *job, to place) error {
 		if err := p.squash(ctx, j); err != nil {
 			return err
 		}
+	}
+	if !j.again {
+		j.done.Head = p.notesTip(ctx, j.src.Task, to.notes(j))
 	}
 	if err := p.intend(j, &j.done); err != nil {
 		return err
@@ -231,13 +242,25 @@ func (p *Promoter) intend(j *job, what *review.Promotion) error {
 	return p.update(j, func(h *review.History) { h.Intent = intent })
 }
 
-// resume takes over what a killed promotion of the same commit to the same place had decided.
-func (j *job) resume(place, ref string) {
-	i := j.record.History(j.src.Branch).Intent
-	if i == nil || i.Commit != j.src.Commit || i.Target != j.dst.Kind || i.Place != place || i.Ref != ref || (i.As != i.Commit) != (j.dst.Squash != nil) {
-		return
+// same reports whether q is a promotion of the same commit to the same place. One that was killed goes
+// on with what it had decided.
+func (j *job) same(q *review.Promotion, to place) bool {
+	where, ref := to.name(j)
+	return q.Commit == j.src.Commit && q.Target == j.dst.Kind && q.Place == where && q.Ref == ref && (q.As != q.Commit) == (j.dst.Squash != nil)
+}
+
+// standing is the promotion that a repeated one would make again, when it is done and its target still
+// as it left it.
+func (p *Promoter) standing(ctx context.Context, j *job, to place) *review.Promotion {
+	h := j.record.History(j.src.Branch)
+	for i := range h.Promotions {
+		if q := &h.Promotions[i]; !q.Undone && j.same(q, to) {
+			if tip, err := to.at(ctx, j); err == nil && tip == q.As {
+				return q
+			}
+		}
 	}
-	j.again, j.done.As, j.done.Old = true, i.As, i.Old
+	return nil
 }
 
 // Intended is the branch name of a killed promotion of this commit, "" when there was none.
@@ -334,9 +357,10 @@ func (p *Promoter) Record(ev string, t review.Task, branch string, commits []str
 // place is a kind of target.
 type place interface {
 	name(j *job) (place, ref string)
-	look(ctx context.Context, j *job) error // before anything is changed: fills Place, Ref and Old
-	act(ctx context.Context, j *job) error  // can be repeated
-	notes(j *job) string                    // git directory or clone that gets the receipt as a note
+	at(ctx context.Context, j *job) (string, error) // the commit that is there now, "" for none
+	look(ctx context.Context, j *job) error         // before anything is changed: fills Place, Ref and Old
+	act(ctx context.Context, j *job) error          // can be repeated
+	notes(j *job) string                            // git directory or clone that gets the receipt as a note
 	undo(ctx context.Context, t review.Task, q review.Promotion) error
 }
 

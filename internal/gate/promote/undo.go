@@ -70,10 +70,12 @@ func ReceiptFile(r state.Roots, project string, q review.Promotion) string {
 
 // notesRepo is a git command where the notes of a promotion are: the clone, or the base.
 func (p *Promoter) notesRepo(t review.Task, dir string, args ...string) git.Cmd {
+	c := clone(dir, args...)
 	if dir == "" {
-		return p.base(t, args...)
+		c = p.base(t, args...)
 	}
-	return clone(dir, args...)
+	c.Env = []string{"GIT_AUTHOR_NAME=terok", "GIT_AUTHOR_EMAIL=terok@localhost", "GIT_COMMITTER_NAME=terok", "GIT_COMMITTER_EMAIL=terok@localhost"}
+	return c
 }
 
 // receipt signs the record of what was done and keeps it: as a note of the commit, and in the state.
@@ -91,27 +93,27 @@ func (p *Promoter) receipt(ctx context.Context, j *job, dir string) error {
 	run := func(stdin string, args ...string) (string, error) {
 		c := p.notesRepo(j.src.Task, dir, args...)
 		c.Stdin = strings.NewReader(stdin)
-		c.Env = []string{"GIT_AUTHOR_NAME=terok", "GIT_AUTHOR_EMAIL=terok@localhost", "GIT_COMMITTER_NAME=terok", "GIT_COMMITTER_EMAIL=terok@localhost"}
 		out, err := p.Git.Run(ctx, c)
 		return strings.TrimSpace(string(out)), err
-	}
-	tip := func() string {
-		id, err := run("", "rev-parse", "--verify", "--quiet", "--end-of-options", receipt.NotesRef)
-		if err != nil || !refname.IsID(id) {
-			return ""
-		}
-		return id
 	}
 	blob, err := run(string(text), "hash-object", "-w", "--stdin")
 	if err != nil {
 		return fmt.Errorf("keep the receipt: %w", err)
 	}
-	j.done.Head = tip()
 	if _, err := run("", "notes", "--ref="+receipt.NotesRef, "add", "-f", "-C", blob, j.done.As); err != nil {
 		return fmt.Errorf("keep the receipt: %w", err)
 	}
-	j.done.Note = tip()
+	j.done.Note = p.notesTip(ctx, j.src.Task, dir)
 	return nil
+}
+
+// notesTip is where the notes of a repository point, "" when it has none.
+func (p *Promoter) notesTip(ctx context.Context, t review.Task, dir string) string {
+	out, err := p.Git.Run(ctx, p.notesRepo(t, dir, "rev-parse", "--verify", "--quiet", "--end-of-options", receipt.NotesRef))
+	if id := strings.TrimSpace(string(out)); err == nil && refname.IsID(id) {
+		return id
+	}
+	return ""
 }
 
 // covering are the approvals that a promotion of these commits rests on.
@@ -127,7 +129,8 @@ func covering(h *review.History, ids []string) []review.Approval {
 	return out
 }
 
-// removeNote takes the receipt's note away again: whole, when nobody wrote another one since.
+// removeNote takes the receipt's note away again. When the notes are what they were before it, their
+// ref goes back there too, or goes.
 func (p *Promoter) removeNote(ctx context.Context, t review.Task, q review.Promotion) error {
 	if q.Note == "" {
 		return nil
@@ -136,19 +139,42 @@ func (p *Promoter) removeNote(ctx context.Context, t review.Task, q review.Promo
 	if q.Target == review.ToClone {
 		dir = q.Place
 	}
-	args := []string{"update-ref", "--no-deref", receipt.NotesRef, q.Head, q.Note}
-	if q.Head == "" {
-		args = []string{"update-ref", "--no-deref", "-d", receipt.NotesRef, q.Note}
+	run := func(args ...string) (string, error) {
+		out, err := p.Git.Run(ctx, p.notesRepo(t, dir, args...))
+		return strings.TrimSpace(string(out)), err
 	}
-	if _, err := p.Git.Run(ctx, p.notesRepo(t, dir, args...)); err != nil { // others came after it
-		c := p.notesRepo(t, dir, "notes", "--ref="+receipt.NotesRef, "remove", "--ignore-missing", q.As)
-		c.Env = []string{"GIT_AUTHOR_NAME=terok", "GIT_AUTHOR_EMAIL=terok@localhost", "GIT_COMMITTER_NAME=terok", "GIT_COMMITTER_EMAIL=terok@localhost"}
-		if _, err := p.Git.Run(ctx, c); err != nil {
+	if _, err := run("notes", "--ref="+receipt.NotesRef, "remove", "--ignore-missing", q.As); err != nil {
+		return err
+	}
+	if tip := p.notesTip(ctx, t, dir); tip != "" {
+		now, err := run("rev-parse", "--verify", "--end-of-options", tip+"^{tree}")
+		if err != nil {
 			return err
+		}
+		before := emptyTree(tip)
+		back := []string{"update-ref", "--no-deref", "-d", receipt.NotesRef, tip}
+		if q.Head != "" {
+			back = []string{"update-ref", "--no-deref", receipt.NotesRef, q.Head, tip}
+			if before, err = run("rev-parse", "--verify", "--end-of-options", q.Head+"^{tree}"); err != nil {
+				before = "" // somebody pruned it: the notes stay as they are
+			}
+		}
+		if now == before {
+			if _, err := run(back...); err != nil {
+				return err
+			}
 		}
 	}
 	if err := os.Remove(ReceiptFile(p.Store.Roots, t.Project, q)); err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	return nil
+}
+
+// emptyTree is the id of the tree without entries.
+func emptyTree(like string) string {
+	if len(like) == 64 {
+		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
+	}
+	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 }

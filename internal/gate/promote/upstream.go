@@ -21,6 +21,16 @@ func (p toUpstream) name(j *job) (string, string) {
 }
 func (p toUpstream) notes(*job) string { return "" }
 
+func (p toUpstream) at(ctx context.Context, j *job) (string, error) {
+	up, err := p.Store.Upstream(j.src.Task.Project)
+	if err != nil {
+		return "", err
+	}
+	_, ref := p.name(j)
+	_, tip, err := p.observe(ctx, up, ref)
+	return tip, err
+}
+
 func (p toUpstream) look(ctx context.Context, j *job) error {
 	up, err := p.Store.Upstream(j.src.Task.Project)
 	if err != nil {
@@ -194,6 +204,11 @@ func (p toGate) name(j *job) (string, string) {
 	return p.Store.Roots.GateBase(j.src.Task.Project), refname.Heads + j.dst.Branch
 }
 func (p toGate) notes(*job) string { return "" }
+
+func (p toGate) at(ctx context.Context, j *job) (string, error) {
+	_, ref := p.name(j)
+	return p.tip(ctx, j.src.Task, ref)
+}
 
 func (p toGate) tip(ctx context.Context, t review.Task, ref string) (string, error) {
 	out, err := p.Git.Run(ctx, p.base(t, "rev-parse", "--verify", "--quiet", "--end-of-options", ref))

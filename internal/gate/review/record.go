@@ -140,9 +140,9 @@ func (r *Record) History(branch string) *History {
 	return h
 }
 
-// Approve adds an approval; one of the same commit and level that nothing overruled is enough.
+// Approve adds an approval, unless the same stands already.
 func (h *History) Approve(a Approval) {
-	if v := h.verdict(a.Commit); v.approved && (v.level == a.Level || v.level == LevelBranch) {
+	if h.verdict(a.Commit).approved && slices.ContainsFunc(h.Approvals, func(x Approval) bool { return x.Commit == a.Commit && x.Level == a.Level }) {
 		return
 	}
 	a.At = a.At.UTC().Truncate(time.Second)

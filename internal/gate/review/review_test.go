@@ -55,6 +55,9 @@ func (r *rig) submodule(path string) {
 	r.Git(r.work, "update-index", "--add", "--cacheinfo", "160000,"+r.repo.Start+","+path)
 }
 
+// env sets what the commits that follow say of themselves.
+func (r *rig) env(kv ...string) { r.World.Env = kv }
+
 func (r *rig) show() review.Details {
 	r.T.Helper()
 	d, err := r.reader.Show(r.T.Context(), r.task, review.ShowOptions{})
@@ -183,74 +186,6 @@ func TestHostileText(t *testing.T) {
 		t.Error("the escape is not visible")
 	}
 	if got := codes(d.Flags); !slices.Contains(got, "hidden_characters") || !slices.Contains(got, "control_characters") {
-		t.Errorf("flags: %v", got)
-	}
-}
-
-func TestFlags(t *testing.T) {
-	key := "-----BEGIN OPENSSH " + "PRIVATE KEY-----"
-	for name, c := range map[string]struct {
-		path, content, code string
-	}{
-		"clean":      {"src/a.go", "package a\n", ""},
-		"unicode":    {"src/ä.go", "grüße 日本 👍\ufe0f\r\n", ""},
-		"ci":         {".github/workflows/x.yml", "x\n", "ci"},
-		"gitlab":     {".gitlab-ci.yml", "x\n", "ci"},
-		"jenkins":    {"Jenkinsfile", "x\n", "ci"},
-		"husky":      {"web/.husky/pre-commit", "x\n", "git_hooks"},
-		"pre-commit": {".pre-commit-config.yaml", "x\n", "git_hooks"},
-		"attributes": {"sub/.gitattributes", "*.py filter=evil\n", "gitattributes"},
-		"modules":    {".gitmodules", "[submodule \"x\"]\n\tpath = x\n\turl = https://h.test/x\n", "submodule"},
-		"claude":     {"CLAUDE.md", "x\n", "agent_instructions"},
-		"agents":     {"docs/AGENTS.md", "x\n", "agent_instructions"},
-		"settings":   {".claude/settings.json", "x\n", "agent_instructions"},
-		"mcp":        {".mcp.json", "x\n", "agent_instructions"},
-		"vscode":     {".vscode/tasks.json", "x\n", "editor_config"},
-		"envrc":      {".envrc", "x\n", "editor_config"},
-		"npmrc":      {".npmrc", "x\n", "editor_config"},
-		"make":       {"Makefile", "x\n", "build_script"},
-		"docker":     {"Dockerfile.dev", "x\n", "build_script"},
-		"package":    {"package.json", "x\n", "build_script"},
-		"lock":       {"web/package-lock.json", "x\n", "lock_file"},
-		"gosum":      {"go.sum", "x\n", "lock_file"},
-		"binary":     {"x.bin", "a\x00b", "binary"},
-		"bidi":       {"a.py", "if a:\u2066 # x\n", "hidden_characters"},
-		"tags":       {"a.md", "hi\U000E0041\n", "hidden_characters"},
-		"escape":     {"a.txt", "\x1b[31m\n", "control_characters"},
-		"key":        {"id", key + "\n", "secret"},
-		"phantom":    {"env", "X=terok-g-" + strings.Repeat("a", 32) + "\n", "secret"},
-		"anthropic":  {"env", "X=sk-ant-" + strings.Repeat("a", 32) + "\n", "secret"},
-		"minified":   {"a.js", strings.Repeat("x", 6000) + "\n", "long_line"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			r.write(c.path, c.content)
-			r.push("change")
-			got := codes(r.show().Flags)
-			if c.code == "" && len(got) != 0 || c.code != "" && !slices.Contains(got, c.code) {
-				t.Errorf("flags %v, want %q", got, c.code)
-			}
-			for _, f := range r.show().Flags {
-				if f.Code == "secret" && strings.Contains(strings.Join(f.Where, ""), "aaaa") {
-					t.Error("the flag repeats the secret")
-				}
-			}
-		})
-	}
-}
-
-func TestModeFlags(t *testing.T) {
-	r := newRig(t)
-	r.write("run.sh", "x\n")
-	if err := os.Chmod(filepath.Join(r.work, "run.sh"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/etc/passwd", filepath.Join(r.work, "link")); err != nil {
-		t.Fatal(err)
-	}
-	r.submodule("sub")
-	r.push("modes")
-	if got := codes(r.show().Flags); !slices.Equal(got, []string{"executable", "submodule", "symlink"}) {
 		t.Errorf("flags: %v", got)
 	}
 }

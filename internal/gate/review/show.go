@@ -74,7 +74,9 @@ func (r *Reader) Show(ctx context.Context, t Task, o ShowOptions) (Details, erro
 			d.List = d.List[:i]
 		}
 	}
-	d.Patch = Unified(d.Files)
+	if !o.Stat && !o.PerCommit && o.View.Commit == "" {
+		d.Patch = Unified(d.Files)
+	}
 	return d, nil
 }
 
