@@ -187,13 +187,13 @@ func (a *App) deliverFeedback(ctx context.Context, t *task.Task) (string, error)
 		return "", nil
 	}
 	c, err := a.taskContainer(ctx, t)
-	if err != nil {
-		return "", err
-	}
-	if c == nil || !c.Running() {
+	if err == nil && (c == nil || !c.Running()) {
 		return "at its next start", nil
 	}
-	if err := a.writeFeedback(ctx, c.ID, words); err != nil {
+	if err == nil {
+		err = a.writeFeedback(ctx, c.ID, words)
+	}
+	if err != nil {
 		return "", problem.New("feedback_not_delivered", problem.Attention, "it is recorded, but the task could not be told: %w", err).
 			WithHint("terok task restart %s", t.Ref())
 	}

@@ -22,7 +22,7 @@ type painter struct {
 }
 
 func (p painter) paint(code, s string) string {
-	if !p.color || s == "" {
+	if !p.color || s == "" || code == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
