@@ -313,7 +313,10 @@ func (d *demonstration) review(ctx context.Context, _ DemoOptions) error {
 		d.line("commit %.12s by %s: %s", c.ID, c.Author, c.Subject)
 	}
 	for _, f := range change.Flags {
-		d.line("! %s %s", f.Code, f.Where)
+		d.line("%s %s: %s", map[string]string{"deny": "!!", "warn": "!", "info": "·"}[f.Severity], strings.ReplaceAll(f.Code, "_", " "), strings.Join(f.Where, ", "))
+	}
+	if len(change.Flags) == 0 {
+		return problem.New("demo_failed", problem.Failed, "the script that became executable has no flag")
 	}
 	for _, l := range strings.Split(strings.TrimRight(change.Patch, "\n"), "\n") {
 		d.line("    %s", l)
@@ -342,6 +345,34 @@ func (d *demonstration) promote(ctx context.Context, _ DemoOptions) error {
 		return problem.New("demo_failed", problem.Failed, "the promotion did not arrive in the clone")
 	}
 	d.line("taken back with: terok promote --undo %s", d.task.ID)
+	d.head("9. What is left of it: terok receipt verify %s %.12s", "greet", d.tip)
+	v, err := d.app.ReceiptVerify(ctx, ReceiptQuery{Repo: d.clone, Commit: d.tip})
+	if err != nil {
+		return err
+	}
+	d.line("signed by %s, with the ledgers it binds:", v.Key)
+	for _, l := range v.Ledgers {
+		d.line("    of the %s, %d lines: %s", l.Of, l.Count, l.Verdict)
+	}
+	return d.tampered(ctx, v)
+}
+
+// tampered changes one byte of a copy of the task's ledger: the receipt must not hold any more.
+func (d *demonstration) tampered(ctx context.Context, v ReceiptView) error {
+	ledger, err := os.ReadFile(sandbox.LedgerPath(d.task.Dir(d.app.Roots)))
+	if err != nil {
+		return err
+	}
+	copied := filepath.Join(d.dir, "tampered", "audit.jsonl")
+	ledger[len(ledger)/3] ^= 1
+	if err := state.WriteFile(copied, ledger); err != nil {
+		return err
+	}
+	_, err = d.app.ReceiptVerify(ctx, ReceiptQuery{Repo: d.clone, Commit: d.tip, Ledger: copied})
+	if !problem.Is(err, "ledger_broken") {
+		return problem.New("demo_failed", problem.Failed, "a ledger with a changed byte passed: %v", err)
+	}
+	d.line("and with one byte of a copy changed: %s", text.Line(problem.Of(err).Message[max(0, strings.LastIndex(problem.Of(err).Message, "/")):], 160))
 	return nil
 }
 

@@ -17,7 +17,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"claude-cli/", "refused_by_shield", "8. You take exactly that commit", "terok run claude\n  terok review\n"} {
+	for _, want := range []string{"claude-cli/", "refused_by_shield", "! executable: greet.sh", "8. You take exactly that commit", "of the task, ", "and with one byte of a copy changed: ", "terok run claude\n  terok review\n"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
