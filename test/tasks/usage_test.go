@@ -101,7 +101,7 @@ func TestRevokeCredentials(t *testing.T) {
 	tr.ready(other)
 	tr.ready(task)
 	theirs, mine := phantom(t, other), phantom(t, task)
-	inside(t, task, `(curl -sS --cacert /run/terok/ca/bundle.pem -H "x-api-key: `+mine+`" -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{"role":"user","content":"Repair it."}]}' https://api.anthropic.com/v1/messages ; echo $? >/tmp/code) >/tmp/stream 2>&1 &`)
+	inside(t, task, `nohup curl -sS --cacert /run/terok/ca/bundle.pem -H "x-api-key: `+mine+`" -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{"role":"user","content":"Repair it."}]}' https://api.anthropic.com/v1/messages >/tmp/stream 2>&1 &`)
 	tr.wait(time.Minute, "the stream is open", func() bool { return len(tr.model.Requests()) == 1 })
 	if code := ask(t, task, mine) + ask(t, other, theirs); code != "200200" {
 		t.Fatalf("control: %s", code)
@@ -111,8 +111,7 @@ func TestRevokeCredentials(t *testing.T) {
 		t.Error(out)
 	}
 	tr.wait(time.Minute, "the stream ends as if it were cut", func() bool {
-		code := strings.TrimSpace(inside(t, task, "cat /tmp/code 2>/dev/null || true"))
-		return code != "" && code != "0"
+		return strings.Contains(inside(t, task, "cat /tmp/stream"), "curl: (") // its error: not an answer that is whole
 	})
 	if code := ask(t, task, mine); code != "401" {
 		t.Errorf("the revoked token: %s", code)
