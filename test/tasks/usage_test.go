@@ -102,7 +102,11 @@ func TestRevokeCredentials(t *testing.T) {
 	tr.ready(task)
 	theirs, mine := phantom(t, other), phantom(t, task)
 	inside(t, task, `nohup curl -sS --cacert /run/terok/ca/bundle.pem -H "x-api-key: `+mine+`" -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{"role":"user","content":"Repair it."}]}' https://api.anthropic.com/v1/messages >/tmp/stream 2>&1 &`)
-	tr.wait(time.Minute, "the stream is open", func() bool { return len(tr.model.Requests()) == 1 })
+	tr.wait(time.Minute, "the stream is open", func() bool {
+		var v taskView
+		tr.decode(&v, "", "task", "status", "greet/"+task.ID)
+		return v.Supervisor != nil && v.Supervisor.Counters.Open == 1
+	})
 	if code := ask(t, task, mine) + ask(t, other, theirs); code != "200200" {
 		t.Fatalf("control: %s", code)
 	}
