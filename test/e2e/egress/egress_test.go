@@ -112,6 +112,36 @@ func TestOnlyWhatIsAllowed(t *testing.T) {
 	})
 }
 
+// TestFirstInstruction: the workload tries from its first instruction on, and again and again; nothing
+// ever gets through, and the status is up in every sample. spec/shield.md §10: 2.
+func TestFirstInstruction(t *testing.T) {
+	w := internet(t)
+	dir, err := os.MkdirTemp("", "first") // for the container's user as well
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	const loop = `: >/out/first; for try in $(seq 10); do for to in 203.0.113.10/443 203.0.113.20/7000 c.test/80; do
+		(exec 3<>/dev/tcp/$to && timeout 2 head -c1 <&3 | grep -q .) 2>/dev/null && echo $to >>/out/through; done; done; : >/out/done; sleep infinity`
+	name := r.SandboxOf(t, []string{"--mount", dir + ":/out"}, "bash", "-c", loop)
+	samples := 0
+	rig.Eventually(t, 2*time.Minute, "the workload is done", func() bool {
+		if st := r.Status(t, name); st.Posture != "up" || !st.Verified {
+			t.Errorf("%+v", st)
+		}
+		samples++
+		_, err := os.Stat(dir + "/done")
+		return err == nil
+	})
+	if through, err := os.ReadFile(dir + "/through"); err == nil {
+		t.Errorf("reached: %s", through)
+	}
+	if _, err := os.Stat(dir + "/first"); err != nil || samples < 3 {
+		t.Errorf("%d samples, %v", samples, err)
+	}
+	onlySeen(t, w, func(world.Seen) bool { return false })
+}
+
 func TestMPTCPClientIsServed(t *testing.T) {
 	internet(t)
 	name := r.Sandbox(t, "--allow", "a.test:7000")
