@@ -378,7 +378,7 @@ func (a *App) chooseProvider(ctx context.Context, set *roster.Roster, agent *ros
 		if len(set.ProvidersFor(agent)) == 1 {
 			return true, nil // asked for later, and missed with the command that cures it
 		}
-		return a.AuthHas(ctx, name, p.Name)
+		return a.AuthHas(ctx, name, p.Name, p.Scope())
 	})
 }
 
@@ -437,7 +437,7 @@ func (a *App) needCredential(ctx context.Context, p *roster.Provider, pr *projec
 	if err := a.VaultNeed(ctx); err != nil {
 		return err
 	}
-	has, err := a.AuthHas(ctx, p.Name, pr.Name)
+	has, err := a.AuthHas(ctx, p.Name, pr.Name, pr.Scope())
 	if err != nil || has {
 		return err
 	}

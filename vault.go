@@ -1,11 +1,9 @@
 package terok
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
-	"strings"
 
 	"terok/internal/config"
 	"terok/internal/problem"
@@ -196,36 +194,6 @@ func (a *App) operator(ctx context.Context) (*keyholder.Client, error) {
 	return c, a.vaultProblem(err)
 }
 
-// AuthKey stores an API key for an agent's or a provider's name, in scope "shared" or
-// "project:NAME", and reports the provider and whether a key was replaced. Running tasks use it
-// from their next request on.
-func (a *App) AuthKey(ctx context.Context, name, scope string, key []byte) (provider string, replaced bool, err error) {
-	defer clear(key)
-	if err := a.notPanicked(); err != nil {
-		return "", false, err
-	}
-	p, err := a.provider(name)
-	if err != nil {
-		return "", false, err
-	}
-	trimmed := bytes.TrimSpace(key)
-	if len(trimmed) < store.MinSecret || bytes.ContainsAny(trimmed, " \t\r\n\"'") {
-		return "", false, problem.New("usage", problem.Usage, "that is not an API key: one line, at least %d characters, without quotes", store.MinSecret).
-			WithHint("%s", strings.TrimSpace("get one at "+p.KeyURL))
-	}
-	c, err := a.operator(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	defer c.Close()
-	replaced, err = c.Put(ctx, Credential{Scope: scope, Provider: p.Name, Kind: "api_key", State: "unverified"}, keyholder.Secrets{Secret: trimmed})
-	if err != nil {
-		return "", false, a.vaultProblem(err)
-	}
-	a.note("auth_stored", map[string]string{"provider": p.Name, "scope": scope})
-	return p.Name, replaced, nil
-}
-
 // AuthList describes the stored credentials.
 func (a *App) AuthList(ctx context.Context) ([]Credential, error) {
 	c, err := a.operator(ctx)
@@ -240,40 +208,29 @@ func (a *App) AuthList(ctx context.Context) ([]Credential, error) {
 	return list, a.vaultProblem(err)
 }
 
-// AuthHas reports whether a credential is stored that a task of project ("" for none) may use for
-// provider.
-func (a *App) AuthHas(ctx context.Context, provider, project string) (bool, error) {
-	list, err := a.AuthList(ctx)
+// authStored describes what is stored, and which project uses what.
+func (a *App) authStored(ctx context.Context) ([]Credential, []keyholder.Binding, error) {
+	c, err := a.operator(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.Close()
+	list, err := c.List(ctx)
+	if err != nil {
+		return nil, nil, a.vaultProblem(err)
+	}
+	bound, err := c.Bindings(ctx)
+	return list, bound, a.vaultProblem(err)
+}
+
+// AuthHas reports whether a credential is stored that a task of a project may use for provider.
+// scope is the project's: one that keeps to itself never uses the shared one.
+func (a *App) AuthHas(ctx context.Context, provider, project, scope string) (bool, error) {
+	list, bound, err := a.authStored(ctx)
 	if err != nil {
 		return false, err
 	}
-	for _, c := range list {
-		if c.Provider == provider && (c.Scope == "shared" || project != "" && c.Scope == "project:"+project) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// AuthRemove forgets a credential; running tasks lose it with their next request.
-func (a *App) AuthRemove(ctx context.Context, name, scope string) (provider string, err error) {
-	p, err := a.provider(name)
-	if err != nil {
-		return "", err
-	}
-	c, err := a.operator(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	if err := c.Delete(ctx, scope, p.Name, ""); err != nil {
-		if errors.Is(err, keyholder.ErrNoCredential) {
-			return "", problem.New("credential_missing", problem.NotFound, "no %s credential is stored for %s", scope, p.Name).WithHint("terok auth --list")
-		}
-		return "", a.vaultProblem(err)
-	}
-	a.note("auth_removed", map[string]string{"provider": p.Name, "scope": scope})
-	return p.Name, nil
+	return chosen(list, bound, project, scope, provider) != nil, nil
 }
 
 // KnownCredential reports whether name is an agent or a provider that takes a credential.

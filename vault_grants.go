@@ -6,6 +6,8 @@ import (
 	"terok/internal/project"
 	"terok/internal/roster"
 	"terok/internal/sandbox"
+	"terok/internal/vault/keyholder"
+	"terok/internal/vault/store"
 )
 
 // grants are what a task may use of the vault: the agent's provider.
@@ -13,15 +15,35 @@ func (a *App) grants(ctx context.Context, p *project.Project, own *roster.Provid
 	if own == nil {
 		return nil, nil
 	}
-	stored, err := a.AuthList(ctx)
+	stored, bound, err := a.authStored(ctx)
 	if err != nil {
 		return nil, err
 	}
-	kind := ""
-	for _, c := range stored {
-		if c.Provider == own.Name && c.Scope == p.Scope() {
-			kind = c.Kind
+	kind, public := "", map[string]string(nil)
+	if c := chosen(stored, bound, p.Name, p.Scope(), own.Name); c != nil {
+		kind, public = c.Kind, c.Public
+	}
+	return []sandbox.Grant{own.Grant(p.Scope(), kind, public)}, nil
+}
+
+// chosen is the credential that a project uses for a provider now, as the keyholder chooses it: its
+// binding, else its own, else, where its scope is shared, the shared one. nil: there is none.
+func chosen(stored []Credential, bound []keyholder.Binding, project, scope, provider string) *Credential {
+	find := func(scope, account string) *Credential {
+		for i, c := range stored {
+			if c.Provider == provider && c.Scope == scope && c.Account == account {
+				return &stored[i]
+			}
+		}
+		return nil
+	}
+	for _, b := range bound {
+		if b.Project == project && b.Provider == provider {
+			return find(b.Scope, b.Account) // one that is gone is not replaced by an account nobody chose
 		}
 	}
-	return []sandbox.Grant{own.Grant(p.Scope(), kind, nil)}, nil
+	if c := find("project:"+project, store.DefaultAccount); c != nil || scope != "shared" {
+		return c
+	}
+	return find("shared", store.DefaultAccount)
 }

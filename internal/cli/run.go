@@ -290,11 +290,7 @@ func (e *env) cure(cmd *cobra.Command, problemErr error) (bool, error) {
 	case "credential_missing":
 		name, _ := p.Details["provider"].(string)
 		fmt.Fprintf(e.err, "%s.\n", p.Message)
-		key, err := e.apiKey(false, "", name)
-		if err != nil {
-			return false, err
-		}
-		_, _, err = e.app.AuthKey(cmd.Context(), name, "shared", key)
+		_, err := e.authCredential(cmd, &authOptions{req: terok.AuthRequest{Name: name}})
 		return err == nil, err
 	}
 	return false, nil

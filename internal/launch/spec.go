@@ -28,6 +28,7 @@ const (
 // Modes of a container, label io.terok.mode.
 const (
 	ModeCommand     = "command" // terok sandbox run
+	ModeAuth        = "auth"    // terok auth, with a vendor's program
 	ModeInteractive = "interactive"
 	ModeHeadless    = "headless"
 )

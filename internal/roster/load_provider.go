@@ -34,6 +34,7 @@ type providerFile struct {
 	Routes        map[string]routeFile `yaml:"routes"` // by host
 	Auth          authFiles            `yaml:"auth"`
 	OAuthRefresh  *refreshFile         `yaml:"oauth_refresh"`
+	SignIn        *signInFile          `yaml:"sign_in"`
 	Serves        servesFile           `yaml:"serves"`
 	AltHeaders    []string             `yaml:"alt_headers"`
 	Query         []string             `yaml:"query"`
@@ -110,6 +111,17 @@ type refreshFile struct {
 	AllowPrivate bool   `yaml:"allow_private"`
 }
 
+type signInFile struct {
+	Agent   string   `yaml:"agent"`
+	Command []string `yaml:"command"`
+	Device  []string `yaml:"device"`
+	Hosts   []string `yaml:"hosts"`
+	File    string   `yaml:"file"`
+	Format  string   `yaml:"format" oneof:"claude codex gh glab env key"`
+	Name    string   `yaml:"name"`
+	Hint    string   `yaml:"hint"`
+}
+
 type servesFile struct {
 	AnthropicMessages string `yaml:"anthropic-messages"`
 	OpenAIResponses   string `yaml:"openai-responses"`
@@ -160,6 +172,14 @@ func (f *providerFile) Validate() []config.FieldError {
 		}
 		for key, u := range map[string]string{"token_url": r.TokenURL, "device_url": r.DeviceURL, "authorize_url": r.AuthorizeURL, "revoke_url": r.RevokeURL} {
 			bad.url("oauth_refresh."+key, u)
+		}
+	}
+	if s := f.SignIn; s != nil {
+		if len(s.Command) == 0 || len(s.Hosts) == 0 || s.Format == "" {
+			bad.add("sign_in", "needs command, hosts, file and format")
+		}
+		if dir := filepath.Dir(s.File); !filepath.IsLocal(s.File) || dir == "." {
+			bad.add("sign_in.file", "must be below a directory of the home directory, such as .demo/auth.json")
 		}
 	}
 	for key, path := range f.Serves.paths() {
@@ -348,6 +368,10 @@ func (p *Provider) file() *providerFile {
 		rf := refreshFile(*r)
 		f.OAuthRefresh = &rf
 	}
+	if s := p.SignIn; s != nil {
+		sf := signInFile(*s)
+		f.SignIn = &sf
+	}
 	return f
 }
 
@@ -403,6 +427,13 @@ func (f *providerFile) provider(name, path string, base *Provider) *Provider {
 		r := oauth.Endpoint(*f.OAuthRefresh)
 		r.CAFile = beside(path, r.CAFile)
 		p.Refresh = &r
+	}
+	if f.SignIn != nil {
+		s := SignIn(*f.SignIn)
+		p.SignIn = &s
+	}
+	if base != nil {
+		p.Prefixes = base.Prefixes
 	}
 	return p
 }

@@ -24,6 +24,9 @@ type Provider struct {
 	// programs, whose sign-ins they refresh.
 	Refresh *oauth.Endpoint
 
+	SignIn   *SignIn           // with a vendor's program; nil when there is none
+	Prefixes map[string]string // how credentials begin → their kind; empty: not known
+
 	AltHeaders []string // further headers in which clients send the phantom
 	Query      []string // query parameters in which clients send the phantom
 	Forge      string   // sandbox.GitHub, sandbox.GitLab or ""

@@ -18,6 +18,7 @@ func builtinProviders() map[string]*Provider {
 	} {
 		m[p.Name] = p
 	}
+	addSignIns(m)
 	m["blablador"].DefaultModel, m["blablador"].FallbackModel = "alias-huge", "alias-code"
 	m["mistral"].Prices = mistralPrices()
 	m["kisski"].DefaultModel, m["kisski"].FallbackModel = "devstral-2-123b-instruct-2512", "mistral-large-3-675b-instruct-2512"

@@ -230,7 +230,7 @@ func (s *service) vault(lookup *dns.Lookup) error {
 		return err
 	}
 	d := &upstreamDialer{lookup: lookup.LookupHost, rules: s.rules}
-	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential,
+	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential, Renew: s.session.Renew,
 		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, Leaked: func(token string) { go s.strayed(token) }, NoBatches: len(s.account.budgets) > 0,
 		Limits: front.Limits{PerMinute: v.Limits.PerMinute, Burst: v.Limits.Burst, Concurrent: v.Limits.Concurrent, Body: v.Limits.Body}})
 	if err == nil {

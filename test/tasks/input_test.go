@@ -65,7 +65,7 @@ func TestBadInput(t *testing.T) {
 	check(7, "", "", "vault", "init", "--passphrase-file", tr.dir+"/passphrase")
 	check(1, "", "", "vault", "unlock", "--passphrase-file", tr.file("wrong", "not it\n"))
 	tr.run(0, "", "vault", "unlock", "--passphrase-file", tr.dir+"/passphrase")
-	tr.run(0, "", "auth", "claude", "--remove")
+	tr.run(0, "", "auth", "claude", "--revoke")
 	check(8, "terok auth anthropic", repo, "run", "script", "-p", "x")
 	if tasks := tr.tasks(); len(tasks) > 0 {
 		t.Errorf("left behind: %+v", tasks)

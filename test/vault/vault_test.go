@@ -171,10 +171,10 @@ func TestCommands(t *testing.T) {
 	u.run(2, "", "auth", "claude", "--api-key", secret)
 	u.run(2, "", "auth", "claude", "--api-key="+secret)
 	u.run(2, secret, "auth", "no-such-agent", "--api-key-stdin")
-	if out, _ := u.run(0, secret+"\n", "auth", "claude", "--api-key-stdin"); out != "anthropic: key stored (shared)\n" {
+	if out, _ := u.run(0, secret+"\n", "auth", "claude", "--api-key-stdin", "--no-verify"); out != "anthropic: key stored (shared) · not verified\n" {
 		t.Errorf("%q", out)
 	}
-	if out, _ := u.run(0, secret+"\n", "auth", "anthropic", "--api-key-stdin"); out != "anthropic: key replaced (shared)\n" {
+	if out, _ := u.run(0, secret+"\n", "auth", "anthropic", "--api-key-stdin", "--no-verify"); out != "anthropic: key replaced (shared) · not verified\n" {
 		t.Errorf("%q", out)
 	}
 	u.run(0, "", "vault", "lock")
@@ -207,8 +207,8 @@ func TestCommands(t *testing.T) {
 	u.run(0, "", "vault", "lock")
 	u.run(8, "", "auth", "--list")
 	u.run(0, "", "vault", "unlock")
-	u.run(0, "", "auth", "claude", "--remove")
-	u.run(6, "", "auth", "claude", "--remove")
+	u.run(0, "", "auth", "claude", "--revoke")
+	u.run(6, "", "auth", "claude", "--revoke")
 
 	if err := os.Chmod(u.roots.VaultDir(), 0o755); err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestNamespaces(t *testing.T) {
 	u := newUser(t)
 	p := u.file("p", pass)
 	u.run(0, "", "vault", "init", "--passphrase-file", p)
-	u.run(0, secret, "auth", "claude", "--api-key-stdin")
+	u.run(0, secret, "auth", "claude", "--api-key-stdin", "--no-verify")
 	init := exec.Command("sleep", "1000")
 	if err := init.Start(); err != nil {
 		t.Fatal(err)

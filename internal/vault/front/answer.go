@@ -72,6 +72,10 @@ func credentialRefusal(rt *route, err error) *refusal {
 		return refuse(http.StatusServiceUnavailable, "vault_locked", "the vault is locked; a person must run on the host: terok vault unlock")
 	case errors.Is(err, keyholder.ErrNoCredential), errors.Is(err, keyholder.ErrNotGranted):
 		return refuse(http.StatusForbidden, "credential_missing", "no credential is stored for "+rt.Provider+"; a person must run on the host: terok auth "+rt.Provider)
+	case errors.Is(err, keyholder.ErrReauth):
+		return refuse(http.StatusForbidden, "reauth_required", "the sign-in at "+rt.Provider+" has ended; a person must run on the host: terok auth "+rt.Provider)
+	case errors.Is(err, keyholder.ErrRefresh):
+		return refuse(http.StatusServiceUnavailable, "refresh_unavailable", "the token has ended and "+rt.Provider+" gives no new one now; a person can look on the host: terok auth --list")
 	}
 	return refuse(http.StatusServiceUnavailable, "vault_unavailable", "the vault does not answer; a person can look on the host: terok vault status")
 }

@@ -77,6 +77,9 @@ type Config struct {
 	// Credentials returns the secret for a provider; keyholder.ErrLocked and
 	// keyholder.ErrNoCredential are answered in words. (*keyholder.Session).Credential.
 	Credentials func(ctx context.Context, provider string) (Secret, error)
+	// Renew returns what takes the place of a secret that the provider has just refused, or the
+	// same one. nil: refusals are passed on. (*keyholder.Session).Renew.
+	Renew func(ctx context.Context, provider string, refused Secret) (Secret, error)
 	// Dial connects to an upstream. It resolves host on the host side and refuses private
 	// addresses unless allowPrivate, judging the address it really connects to.
 	Dial   func(ctx context.Context, host string, port uint16, allowPrivate bool) (net.Conn, error)

@@ -38,7 +38,7 @@ func (rt *route) outHeader(in http.Header, key *armed) http.Header {
 	if takesGzip(in) {
 		out["Accept-Encoding"] = gzipEncoding
 	}
-	key.auth.extra(out, nil)
+	key.auth.extra(out, key.secret.Public)
 	if key.auth.header != "" {
 		out[key.auth.header] = key.header
 	}

@@ -49,6 +49,9 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.requests.Add(-1)
+	if f.tokenRequest(w, r, s, &x) {
+		return
+	}
 	v, ref := f.judge(r, s)
 	if v.route != nil {
 		x.route = v.route
@@ -126,6 +129,10 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 				ref = refuse(http.StatusBadRequest, "bad_body", "the request body ended early")
 			}
 		}
+		f.answer(w, r, x, ref)
+		return
+	}
+	if resp, key, ref = f.renewed(r, v, key, out, resp, x); ref != nil {
 		f.answer(w, r, x, ref)
 		return
 	}

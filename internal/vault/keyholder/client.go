@@ -183,6 +183,13 @@ func (c *Client) Refresh(ctx context.Context, scope, provider, account string) (
 	return resp.Credentials[0], nil
 }
 
+// Bind makes a project use a stored credential, whatever its own scope says; an empty scope takes
+// the binding back. It fails with ErrNoCredential.
+func (c *Client) Bind(ctx context.Context, project, provider, scope, account string) error {
+	_, err := c.call(ctx, Request{Op: OpBind, Name: project, Provider: provider, Scope: scope, Account: account})
+	return err
+}
+
 // Revoke tells the provider that a credential is over, and deletes it once the provider has taken
 // it back. how is used for a credential without a revocation endpoint of its own; with neither,
 // the Refusal's code is CodeNoRevocation and nothing happens.

@@ -134,6 +134,7 @@ const (
 	OpCredential = "credential" // supervisor: the secret of one grant
 	OpRefresh    = "refresh"    // get a new access token now
 	OpRevoke     = "revoke"     // delete, and tell the provider
+	OpBind       = "bind"       // a project (Name) uses this credential; without a scope: no particular one
 )
 
 // Request is one message to the keyholder.

@@ -3,7 +3,10 @@ package oauth
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -158,4 +161,47 @@ func FuzzToken(f *testing.F) {
 			}
 		}
 	})
+}
+
+// spec/vault.md §10: 74. What a container leaves in place of the file is not followed.
+func TestReadCapture(t *testing.T) {
+	dir := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "secret")
+	write := func(path, content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(outside, "outside")
+	for name, plant := range map[string]func(string) error{
+		"link":      func(p string) error { return os.Symlink(outside, p) },
+		"passwd":    func(p string) error { return os.Symlink("/etc/passwd", p) },
+		"hard link": func(p string) error { return os.Link(outside, p) },
+		"fifo":      func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
+		"long":      func(p string) error { return os.WriteFile(p, make([]byte, MaxCapture+1), 0o600) },
+	} {
+		if err := plant(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := ReadCapture(dir, name); !errors.Is(err, ErrNoFile) {
+			t.Errorf("%s: %q %v", name, data, err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "hard link")); err != nil { // what is outside has one name again
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Dir(outside), filepath.Join(dir, "sub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sub/secret", "../" + filepath.Base(filepath.Dir(outside)) + "/secret", "nothing", outside} {
+		if data, err := ReadCapture(dir, name); !errors.Is(err, ErrNoFile) {
+			t.Errorf("%s: %q %v", name, data, err)
+		}
+	}
+	write(filepath.Join(dir, "good"), "content")
+	if data, err := ReadCapture(dir, "good"); err != nil || string(data) != "content" {
+		t.Errorf("%q %v", data, err)
+	}
 }

@@ -61,6 +61,20 @@ func (h *Holder) operator(req *keyholder.Request) (keyholder.Response, bool) {
 		return answer(err, keyholder.Response{Merged: &keyholder.Merged{Added: m.Added, Kept: m.Kept}}), true
 	case keyholder.OpExplain:
 		return h.explain(req), true
+	case keyholder.OpBind:
+		err := v.Update(now, func(t *store.Tx) error {
+			if req.Scope != "" {
+				return t.Bind(store.Binding{Project: req.Name, Provider: req.Provider, Scope: req.Scope, Account: req.Account})
+			}
+			if !t.Unbind(req.Name, req.Provider) {
+				return problem.New(keyholder.CodeNoCredential, problem.NotFound, "the project %s is bound to no credential of %s", req.Name, req.Provider)
+			}
+			return nil
+		})
+		if err == nil {
+			h.changed()
+		}
+		return answer(err, keyholder.Response{}), true
 	case keyholder.OpBindings:
 		var out []keyholder.Binding
 		err := v.View(func(t *store.Tx) error {
