@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,8 +97,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := a.taskRules(p, set, agent, provider, req.Allow)
-	if err != nil {
+	if _, err := a.taskRules(p, set, agent, hostsOf(provider), req.Allow); err != nil { // before anything is made
 		return nil, err
 	}
 	imageID, bundles, err := a.ensureImage(ctx, p.Image.BaseImage, agent)
@@ -108,6 +108,14 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 		if err := a.needCredential(ctx, provider, p); err != nil {
 			return nil, err
 		}
+	}
+	grants, err := a.grants(ctx, p, global, set, provider)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := a.taskRules(p, set, agent, grantedHosts(grants), req.Allow)
+	if err != nil {
+		return nil, err
 	}
 	clone, err := a.gateReady(ctx, p, req)
 	if err != nil {
@@ -136,7 +144,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, global, t, agent, provider, rules, bundles, imageID, clone, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, grants, rules, bundles, imageID, clone, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -175,6 +183,7 @@ type starting struct {
 	task     *task.Task
 	agent    *roster.Agent
 	provider *roster.Provider
+	grants   []sandbox.Grant
 	rules    []policy.Rule
 	bundles  []image.Bundle // the agent's and its runtime's
 	image    string
@@ -214,12 +223,8 @@ func (a *App) start(ctx context.Context, s starting) error {
 			return err
 		}
 	}
-	grants, err := a.grants(ctx, s.project, s.provider)
-	if err != nil {
-		return err
-	}
 	l := s.req.launch()
-	for _, g := range grants {
+	for _, g := range s.grants {
 		if s.provider != nil && g.Provider == s.provider.Name {
 			l.Kind = g.Kind
 		}
@@ -250,8 +255,8 @@ func (a *App) start(ctx context.Context, s starting) error {
 		// Interactive: the container idles until somebody logs in, which starts the agent in tmux.
 		spec.Argv = []string{sandbox.GuestProgram, "guest", "idle"}
 	}
-	if len(grants) > 0 {
-		spec.Vault = &sandbox.Vault{Grants: grants, Limits: s.project.Vault.Limits.Sandbox(), Usage: a.Roots.UsageDir(t.Project)}
+	if len(s.grants) > 0 {
+		spec.Vault = &sandbox.Vault{Grants: s.grants, Limits: s.project.Vault.Limits.Sandbox(), Usage: a.Roots.UsageDir(t.Project)}
 		for _, b := range s.project.Vault.Budget {
 			spec.Vault.Budgets = append(spec.Vault.Budgets, b.String())
 		}
@@ -348,6 +353,11 @@ func openHosts(s starting, now time.Time) []string {
 	var hosts []string
 	if s.provider != nil {
 		hosts = append(hosts, s.provider.Host()+" (your model)")
+	}
+	for _, g := range s.grants {
+		if s.provider == nil || g.Provider != s.provider.Name {
+			hosts = append(hosts, g.Routes[0].Host+" ("+strings.Join(slices.Sorted(maps.Keys(g.Auth[g.Kind].Env)), ", ")+" is set)")
+		}
 	}
 	for _, r := range s.rules {
 		if r.Allows() && r.Live(now) {

@@ -114,7 +114,7 @@ func (a *App) lookProject(name string) (*looked, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := a.taskRules(p, set, agent, provider, nil)
+	rules, err := a.taskRules(p, set, agent, hostsOf(provider), nil)
 	if err != nil {
 		return nil, err
 	}

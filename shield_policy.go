@@ -22,8 +22,9 @@ import (
 )
 
 // taskRules are the policy of a task: hosts that the vault relays are denied except through the
-// vault, then what the project says, the person asked for and the agent needs.
-func (a *App) taskRules(p *project.Project, set *roster.Roster, agent *roster.Agent, provider *roster.Provider, allow []string) ([]policy.Rule, error) {
+// vault, the task's own among them, then what the project says, the person asked for and the agent
+// needs.
+func (a *App) taskRules(p *project.Project, set *roster.Roster, agent *roster.Agent, own []string, allow []string) ([]policy.Rule, error) {
 	rules, err := p.Rules()
 	if err != nil {
 		return nil, err
@@ -36,7 +37,7 @@ func (a *App) taskRules(p *project.Project, set *roster.Roster, agent *roster.Ag
 		rules = append(rules, r)
 		return nil
 	}
-	for _, host := range relayed(set, provider) {
+	for _, host := range relayed(set, own) {
 		if err := add(policy.Denied, "-"+host, policy.RelaySource); err != nil {
 			return nil, err
 		}
@@ -54,24 +55,12 @@ func (a *App) taskRules(p *project.Project, set *roster.Roster, agent *roster.Ag
 	return rules, nil
 }
 
-// relayed are the hosts that only the vault may reach: of the task's own provider, and of every
+// relayed are the hosts that only the vault may reach: of the task's own providers, and of every
 // other one, so that nobody else's key carries data out through them.
-func relayed(set *roster.Roster, own *roster.Provider) []string {
-	var hosts []string
-	add := func(host string) {
-		if !slices.Contains(hosts, host) {
-			hosts = append(hosts, host)
-		}
-	}
-	if own != nil {
-		for _, host := range own.Hosts() {
-			add(host)
-		}
-	}
-	for _, host := range set.RelayedHosts() {
-		add(host)
-	}
-	return hosts
+func relayed(set *roster.Roster, own []string) []string {
+	hosts := append(slices.Clone(own), set.RelayedHosts()...)
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // parseRule reads a rule that a person typed.
@@ -111,7 +100,11 @@ func (a *App) taskDocument(t *task.Task) (policy.Document, *project.Project, err
 	if err != nil {
 		return none, nil, err
 	}
-	rules, err := a.taskRules(p, set, agent, provider, t.Allow)
+	own := hostsOf(provider)
+	if f, err := sandbox.Load(sandbox.Path(t.Dir(a.Roots))); err == nil && f.Vault != nil {
+		own = grantedHosts(f.Vault.Grants)
+	}
+	rules, err := a.taskRules(p, set, agent, own, t.Allow)
 	if err != nil {
 		return none, nil, err
 	}

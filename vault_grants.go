@@ -2,7 +2,14 @@ package terok
 
 import (
 	"context"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
 
+	"terok/internal/config"
+	"terok/internal/git"
+	"terok/internal/problem"
 	"terok/internal/project"
 	"terok/internal/roster"
 	"terok/internal/sandbox"
@@ -10,20 +17,69 @@ import (
 	"terok/internal/vault/store"
 )
 
-// grants are what a task may use of the vault: the agent's provider.
-func (a *App) grants(ctx context.Context, p *project.Project, own *roster.Provider) ([]sandbox.Grant, error) {
-	if own == nil {
-		return nil, nil
+// grants are what a task may use of the vault: the provider of its agent, and every other one
+// whose credential the project may use. A forge is among them only when the project's repository
+// is there, unless vault.providers names it.
+func (a *App) grants(ctx context.Context, p *project.Project, global config.Global, set *roster.Roster, own *roster.Provider) ([]sandbox.Grant, error) {
+	for _, name := range slices.Concat(p.Vault.Providers, slices.Sorted(maps.Keys(p.Vault.Policy))) {
+		if _, err := set.Provider(name); err != nil {
+			return nil, problem.Of(err).WithHint("edit the vault section of %s", p.File)
+		}
 	}
-	stored, bound, err := a.authStored(ctx)
+	stored, err := a.credentials(ctx, p, set, own)
 	if err != nil {
 		return nil, err
 	}
-	kind, public := "", map[string]string(nil)
-	if c := chosen(stored, bound, p.Name, p.Scope(), own.Name); c != nil {
-		kind, public = c.Kind, c.Public
+	return grantsOf(p, global, set, own, stored, func(forge *roster.Provider) []string { return a.forgeRepos(ctx, p, forge) }), nil
+}
+
+// grantsOf chooses among the stored credentials; repos are the project's repositories at a forge.
+func grantsOf(p *project.Project, global config.Global, set *roster.Roster, own *roster.Provider, stored map[string]Credential,
+	repos func(forge *roster.Provider) []string) []sandbox.Grant {
+	var grants []sandbox.Grant
+	add := func(pr *roster.Provider) {
+		c := stored[pr.Name]
+		g := pr.Grant(p.Scope(), c.Kind, c.Public)
+		g.ServerFetch = p.Vault.ServerFetch == "allow"
+		g.Project, g.Widen = p.Vault.Policy[pr.Name], global.Vault.AllowWiden
+		if pr.Forge != "" {
+			g.AllRepos, g.Repos = p.Vault.Repos == "all", repos(pr)
+			if len(g.Repos) == 0 && pr != own && !slices.Contains(p.Vault.Providers, pr.Name) {
+				return
+			}
+		}
+		grants = append(grants, g)
 	}
-	return []sandbox.Grant{own.Grant(p.Scope(), kind, public)}, nil
+	if own != nil {
+		add(own)
+	}
+	for _, pr := range set.Providers() {
+		if _, ok := stored[pr.Name]; ok && pr != own && (p.Vault.Providers == nil || slices.Contains(p.Vault.Providers, pr.Name)) {
+			add(pr)
+		}
+	}
+	return grants
+}
+
+// credentials are the stored credentials that the project uses, by provider. Without a provider of
+// its own a task does not need an open vault, and gets nothing of a closed one.
+func (a *App) credentials(ctx context.Context, p *project.Project, set *roster.Roster, own *roster.Provider) (map[string]Credential, error) {
+	if own == nil {
+		if st, err := a.VaultStatus(ctx); err != nil || st.State != VaultUnlocked {
+			return nil, err
+		}
+	}
+	list, bound, err := a.authStored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored := map[string]Credential{}
+	for _, pr := range set.Providers() {
+		if c := chosen(list, bound, p.Name, p.Scope(), pr.Name); c != nil {
+			stored[pr.Name] = *c
+		}
+	}
+	return stored, nil
 }
 
 // chosen is the credential that a project uses for a provider now, as the keyholder chooses it: its
@@ -46,4 +102,59 @@ func chosen(stored []Credential, bound []keyholder.Binding, project, scope, prov
 		return c
 	}
 	return find("shared", store.DefaultAccount)
+}
+
+// hostsOf are the hosts of a provider, none of nil.
+func hostsOf(p *roster.Provider) []string {
+	if p == nil {
+		return nil
+	}
+	return p.Hosts()
+}
+
+// grantedHosts are the hosts that a task reaches through the vault.
+func grantedHosts(grants []sandbox.Grant) []string {
+	var hosts []string
+	for _, g := range grants {
+		for _, r := range g.Routes {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	return hosts
+}
+
+// forgeRepos are the project's repositories at a forge, "owner/name": that of its upstream, or of
+// what the upstream was cloned from.
+func (a *App) forgeRepos(ctx context.Context, p *project.Project, forge *roster.Provider) []string {
+	upstream := p.Git.UpstreamURL
+	if dir := p.UpstreamPath(); dir != "" {
+		// Without an origin there is none.
+		out, _ := (&git.Runner{}).Run(ctx, git.Cmd{Dir: dir, Args: []string{"config", "--get", "remote.origin.url"},
+			Alternates: []string{git.AnyAlternates}})
+		upstream = strings.TrimSpace(string(out))
+	}
+	host, repo := splitRepo(upstream)
+	want := strings.TrimPrefix(forge.Host(), "api.")
+	if host == "" || host != want && host != "ssh."+want && host != "altssh."+want {
+		return nil
+	}
+	return []string{repo}
+}
+
+// splitRepo takes the URL of a repository apart: https://, ssh://, git:// or HOST:PATH.
+func splitRepo(remote string) (host, repo string) {
+	if u, err := url.Parse(remote); err == nil && u.Host != "" {
+		host, repo = u.Hostname(), u.Path
+	} else if h, path, ok := strings.Cut(remote, ":"); ok && !strings.Contains(h, "/") {
+		_, name, at := strings.Cut(h, "@")
+		if !at {
+			name = h
+		}
+		host, repo = name, path
+	}
+	repo = strings.TrimSuffix(strings.Trim(repo, "/"), ".git")
+	if !strings.Contains(repo, "/") || strings.Contains(repo, "..") || strings.ContainsFunc(repo, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return "", ""
+	}
+	return strings.ToLower(host), repo
 }

@@ -120,6 +120,9 @@ func (a *App) verifyContainer(ctx context.Context, o VerifyOptions, targets *ver
 			for _, r := range g.Routes {
 				plan.Routed = append(plan.Routed, r.Host)
 			}
+			if v, ok := verifyVault(&g); ok {
+				plan.Vault = append(plan.Vault, v)
+			}
 		}
 	}
 	if a.Confirm == nil {

@@ -21,7 +21,7 @@ type Global struct {
 	Run         Run         `yaml:"run"`
 	Clearance   Clearance   `yaml:"clearance"`
 	Shield      Shield      `yaml:"shield"`
-	Vault       Vault       `yaml:"vault"`
+	Vault       GlobalVault `yaml:"vault"`
 	Audit       Audit       `yaml:"audit"`
 	Git         Git         `yaml:"git"`
 }
@@ -31,6 +31,14 @@ type Credentials struct {
 	// PassphraseCommand is split into words as a shell would, run without one; the first line of
 	// its output unlocks the vault. "": not set.
 	PassphraseCommand string `yaml:"passphrase_command"`
+}
+
+// GlobalVault is the section of what tasks may do with credentials.
+type GlobalVault struct {
+	Vault `yaml:",inline"`
+	// AllowWiden lets vault.policy of a project open endpoints that the provider's own policy keeps
+	// closed.
+	AllowWiden bool `yaml:"allow_widen"`
 }
 
 // Image is the section of image builds.
@@ -101,7 +109,7 @@ func Defaults() Global {
 			ShutdownTimeout: 10 * time.Second},
 		Clearance: Clearance{Hold: 30 * time.Second},
 		Shield:    Shield{Range: netip.MustParsePrefix("198.18.0.0/15"), RequireLandlock: true},
-		Vault:     Vault{Limits: VaultLimits{PerMinute: 600, Burst: 60, Concurrent: 64, Body: "128m"}},
+		Vault:     GlobalVault{Vault: Vault{Limits: VaultLimits{PerMinute: 600, Burst: 60, Concurrent: 64, Body: "128m"}}},
 		Audit:     Audit{MaxTotal: "2g"},
 		Git:       Git{Authorship: "agent-human"},
 	}

@@ -51,7 +51,7 @@ type Config struct {
 	} `yaml:"review"`
 	Shield    Shield           `yaml:"shield"`
 	Clearance config.Clearance `yaml:"clearance"`
-	Vault     config.Vault     `yaml:"vault"`
+	Vault     Vault            `yaml:"vault"`
 	Run       struct {
 		config.Run `yaml:",inline"`
 		Mounts     []string `yaml:"mounts"` // SRC:DST[:ro]
@@ -77,7 +77,7 @@ func defaults(g config.Global) Config {
 	c.Run.Run = g.Run
 	c.Clearance = g.Clearance
 	c.SSH.RequireSessionBind = true
-	c.Vault = g.Vault
+	c.Vault.Vault = g.Vault.Vault
 	c.Image.BaseImage = g.Image.Base
 	c.Gate.RequireReview, c.Gate.Promote.BranchTemplate = "branch", "{branch}"
 	c.Git.HumanName, c.Git.HumanEmail, c.Git.Authorship = g.Git.HumanName, g.Git.HumanEmail, g.Git.Authorship

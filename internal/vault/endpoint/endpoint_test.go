@@ -165,3 +165,37 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestLayers: a project takes away, and adds only where it may.
+func TestLayers(t *testing.T) {
+	made := func(rest string, rules ...string) *Policy {
+		p, err := New(rules, rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	base := made("deny", "deny /v1/keys/**", "allow /v1/**")
+	project := made("allow", "allow POST /v1/keys", "allow GET /v1/models", "deny /v1/models/**", "allow /v2/**")
+	for _, c := range []struct {
+		method, path string
+		narrow, wide Action
+	}{
+		{"POST", "/v1/messages", Allow, Allow},
+		{"GET", "/v1/models", Allow, Allow},
+		{"POST", "/v1/models", Deny, Deny},
+		{"POST", "/v1/keys", Deny, Allow},
+		{"GET", "/v1/keys", Deny, Deny},
+		{"GET", "/v2/x", Deny, Allow},
+		{"GET", "/v3", Deny, Deny},
+	} {
+		for widen, want := range map[bool]Action{false: c.narrow, true: c.wide} {
+			if got, _, _ := (Layers{base, project, widen}).Decide(c.method, path(t, c.path, false)); got != want {
+				t.Errorf("%s %s, widen %v: %s, want %s", c.method, c.path, widen, got, want)
+			}
+		}
+		if got, _, _ := (Layers{Base: base}).Decide(c.method, path(t, c.path, false)); got == Allow && c.narrow == Deny && c.path != "/v1/models" {
+			t.Errorf("%s %s", c.method, c.path)
+		}
+	}
+}

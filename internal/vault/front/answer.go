@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
@@ -28,42 +27,12 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, ref 
 	case ref.code == "limit_exceeded" || ref.status == http.StatusUnauthorized:
 		h.Set("X-Should-Retry", "false") // the vendors' SDKs heed it
 	}
-	body := errorBody(x.route.Provider == "anthropic" || r.Header.Get("Anthropic-Version") != "", ref)
+	body := errorBody(x.route.shapeOf(r), ref)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(ref.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body)
 	}
-}
-
-func errorBody(anthropic bool, ref *refusal) []byte {
-	kind := "invalid_request_error"
-	switch ref.status {
-	case http.StatusUnauthorized:
-		kind = "authentication_error"
-	case http.StatusForbidden:
-		kind = "permission_error"
-	case http.StatusNotFound:
-		kind = "not_found_error"
-	case http.StatusRequestEntityTooLarge:
-		kind = "request_too_large"
-	case http.StatusTooManyRequests:
-		kind = "rate_limit_error"
-	case http.StatusServiceUnavailable:
-		kind = "overloaded_error"
-	case http.StatusBadGateway, http.StatusGatewayTimeout:
-		kind = "api_error"
-	}
-	message := "terok: " + ref.message
-	var v any = map[string]any{"error": map[string]any{"message": message, "type": kind, "param": nil, "code": ref.code}}
-	if anthropic {
-		v = map[string]any{"type": "error", "error": map[string]any{"type": kind, "message": message}}
-	}
-	body, err := json.Marshal(v)
-	if err != nil { // strings always encode
-		return []byte("{}")
-	}
-	return body
 }
 
 func credentialRefusal(rt *route, err error) *refusal {

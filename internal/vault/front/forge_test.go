@@ -216,6 +216,8 @@ func TestGraphQL(t *testing.T) {
 		{"POST", "/graphql", gql(`subscription{a}`, ""), "path_denied"},
 		{"POST", "/graphql", "[" + gql(`{a}`, "") + "]", "path_denied"},
 		{"POST", "/graphql", `{"query":"{a}","query":"mutation{deleteRepository(input:{}){x}}"}`, "path_denied"},
+		{"POST", "/graphql", `{"query":"mutation{deleteRepository(input:{}){x}}","query":"{a}"}`, "path_denied"},
+		{"POST", "/graphql.1", gql(`mutation{deleteRepository(input:{}){x}}`, ""), "path_denied"},
 		{"POST", "/graphql", `{"query":"{a}","extensions":{"persistedQuery":{}}}`, "path_denied"},
 		{"POST", "/graphql", `{"documentId":"x"}`, "path_denied"},
 		{"POST", "/graphql", big, "path_denied"},

@@ -11,7 +11,7 @@ var dropped = map[string]bool{
 	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Content-Length": true,
 	"Expect": true, "Accept-Encoding": true, "Range": true, "If-Range": true, "Forwarded": true,
-	"Via": true, "X-Real-Ip": true, "Http2-Settings": true, "Alt-Used": true, "Cookie": true,
+	"Via": true, "X-Real-Ip": true, "Sec-Websocket-Protocol": true, "Http2-Settings": true, "Alt-Used": true, "Cookie": true,
 }
 
 // outHeader copies what may go upstream and adds the credential last, so that nothing the client

@@ -2,6 +2,7 @@ package front
 
 import (
 	"net/http"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -10,7 +11,14 @@ import (
 	"terok/internal/vault/usage"
 )
 
-// record writes the ledger's line: who, how much and how long, never a path or a header.
+// maxPath bounds the path of a refused request in the ledger, in bytes.
+const maxPath = 512
+
+// phantoms are tokens in a path.
+var phantoms = regexp.MustCompile(PhantomPrefix + "[a-z2-7-]*")
+
+// record writes the ledger's line: who, how much and how long, and of requests that were refused
+// by their path, that path, for a person who wants a rule for it; never a query or a header.
 func (f *Front) record(r *http.Request, x *exchange, started time.Time) {
 	rt := x.route
 	method := r.Method
@@ -40,6 +48,9 @@ func (f *Front) record(r *http.Request, x *exchange, started time.Time) {
 		Detail: detail}
 	if x.status >= 400 && x.reason != "" {
 		ev.Verdict = "deny"
+	}
+	if x.reason == "path_denied" || x.reason == "repo_denied" {
+		detail["path"] = text.Line(phantoms.ReplaceAllString(r.URL.EscapedPath(), PhantomPrefix+"…"), maxPath)
 	}
 	f.cfg.Record.Record(ev)
 	if x.scrubbed {

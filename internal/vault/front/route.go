@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -249,7 +250,7 @@ func (f *Front) newTransport(rt *route) (*http.Transport, error) {
 
 // arm makes a secret ready to use; the same secret is made ready once.
 func (g *grant) arm(s Secret) (*armed, error) {
-	if a := g.armed.Load(); a != nil && a.secret.Kind == s.Kind && len(a.secret.Value) == len(s.Value) &&
+	if a := g.armed.Load(); a != nil && a.secret.Kind == s.Kind && maps.Equal(a.secret.Public, s.Public) && len(a.secret.Value) == len(s.Value) &&
 		subtle.ConstantTimeCompare(a.secret.Value, s.Value) == 1 {
 		return a, nil
 	}
@@ -271,6 +272,9 @@ func (g *grant) newArmed(s Secret, kind string) (*armed, error) {
 		}
 	}
 	au := g.auths[kind]
+	if au == nil && kind == sandbox.APIKey { // a person pasted it; forges call that a token
+		au = g.auths[sandbox.PAT]
+	}
 	if au == nil {
 		return nil, fmt.Errorf("%s takes no credential of the kind %s", g.Provider, kind)
 	}
@@ -290,12 +294,6 @@ func (g *grant) disarm() { g.armed.Store(nil) }
 
 // decide applies the policies to a path: the project's can only take away, unless it may widen.
 func (rt *route) decide(method string, path endpoint.Path) endpoint.Action {
-	if rt.project != nil {
-		a, by := rt.project.Decide(method, path)
-		if a == endpoint.Deny || rt.Widen && by != nil {
-			return a
-		}
-	}
-	a, _ := rt.policy.Decide(method, path)
+	a, _, _ := endpoint.Layers{Base: rt.policy, Project: rt.project, Widen: rt.Widen}.Decide(method, path)
 	return a
 }
