@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok/internal/text"
 )
 
@@ -46,6 +48,13 @@ type Spec struct {
 	Stderr    io.Writer     // gets stderr as it comes, besides the kept end; may be nil
 	Timeout   time.Duration // 0 is no deadline but the context's
 	MaxOutput int64         // cap of captured stdout, in bytes; 0 means MaxOutput
+	Limits    []Limit       // what the child and everything it starts may use; none by default
+}
+
+// Limit is one resource limit, soft and hard (getrlimit(2)).
+type Limit struct {
+	Resource int    // unix.RLIMIT_CPU, unix.RLIMIT_AS, …
+	Max      uint64 // in the unit of the resource
 }
 
 // ExitError says that the program ran and failed, or was stopped at its deadline.
@@ -107,7 +116,19 @@ func Run(ctx context.Context, s Spec) ([]byte, error) {
 	}
 	// A grandchild that keeps our pipes open must not keep us waiting.
 	cmd.WaitDelay = grace + time.Second
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		// The child runs already; what it has used until here is little, and what it starts later
+		// inherits the limits.
+		for _, l := range s.Limits {
+			if lerr := unix.Prlimit(cmd.Process.Pid, l.Resource, &unix.Rlimit{Cur: l.Max, Max: l.Max}, nil); lerr != nil && !errors.Is(lerr, unix.ESRCH) {
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+				_ = cmd.Wait()
+				return nil, fmt.Errorf("limit %s: %w", Show(s.Path, s.Args), lerr)
+			}
+		}
+		err = cmd.Wait()
+	}
 	if kill != nil {
 		kill.Stop()
 	}

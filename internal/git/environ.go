@@ -84,6 +84,11 @@ var baseConfig = []string{
 	"safe.bareRepository=all", // our repositories are bare
 }
 
+// OldMistakes are fsck's names of faults that programs made in good faith long ago and that harm
+// nobody: history that has them cannot be mended (git-fsck(1), "FSCK MESSAGES").
+var OldMistakes = []string{"zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate", "missingSpaceBeforeEmail",
+	"missingNameBeforeEmail", "badDateOverflow", "badFilemode", "missingTaggerEntry", "badTagName"}
+
 // environ builds the environment of one call.
 func (c Cmd) environ() []string {
 	env := append([]string{"PATH=" + strings.Join(searchPath, ":")}, baseEnv...)

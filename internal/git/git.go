@@ -60,6 +60,7 @@ type Cmd struct {
 	Timeout    time.Duration // 0 means Timeout; negative means the context's deadline only
 	MaxOutput  int64         // cap of captured output in bytes; 0 means 16 MiB
 	Stderr     io.Writer     // gets raw stderr (progress) as it comes; may be nil
+	Limits     []child.Limit // resource limits of git and what it starts
 }
 
 // AnyAlternates as the only element of Cmd.Alternates says that the repository is the user's own
@@ -100,6 +101,7 @@ func (r *Runner) run(ctx context.Context, c Cmd, w io.Writer) ([]byte, error) {
 	return child.Run(ctx, child.Spec{
 		Path: path, Args: c.Args, Dir: dir, Env: c.environ(), Stdin: c.Stdin,
 		Stdout: w, Stderr: c.Stderr, Timeout: timeout, MaxOutput: c.MaxOutput,
+		Limits: c.Limits,
 	})
 }
 

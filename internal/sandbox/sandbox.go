@@ -121,8 +121,16 @@ type Clone struct {
 type Gate struct {
 	Repo      string   `json:"repo"`      // task repository on the host
 	Base      string   `json:"base"`      // base repository on the host, never written
-	TokenHash string   `json:"-"`         // made by the supervisor at each start
 	Protected []string `json:"protected"` // branch names that the task may not move
+
+	// Limits of pushes; 0 is the server's default.
+	MaxPackMB int `json:"max_pack_mb,omitempty"` // of one push
+	MaxFileMB int `json:"max_file_mb,omitempty"` // of one file in it
+	MaxRefs   int `json:"max_refs,omitempty"`    // refs in one push
+	QuotaMB   int `json:"quota_mb,omitempty"`    // of the task's repository, beside the base
+
+	Lenient      bool `json:"lenient,omitempty"`       // let old programs' harmless faults through
+	AllowSecrets bool `json:"allow_secrets,omitempty"` // let vendors' keys through, review flags them
 }
 
 // SSH lets the programs of a task log in to servers with the project's SSH keys, which stay in the

@@ -102,7 +102,7 @@ type service struct {
 	front     *front.Front
 	account   *account // nil without a vault
 	session   *keyholder.Session
-	gate      http.Handler
+	gate      *server.Server
 	guest     *guestAPI
 	docket    *clearance.Docket // nil: clearance is off
 	asks      asks              // questions of the agent that wait
@@ -246,7 +246,9 @@ func (s *service) gitGate() {
 		return
 	}
 	s.gate = server.New(server.Config{Git: &git.Runner{}, Repo: g.Repo, Base: g.Base, Token: s.hand.GateToken,
-		Protected: g.Protected, Record: s.ledger})
+		Protected: g.Protected, Lenient: g.Lenient, AllowSecrets: g.AllowSecrets, Record: s.ledger,
+		Limits: server.Limits{MaxPack: int64(g.MaxPackMB) << 20, MaxFile: int64(g.MaxFileMB) << 20,
+			MaxRefs: g.MaxRefs, Quota: int64(g.QuotaMB) << 20}})
 }
 
 func (s *service) routed(name string) bool {
@@ -302,6 +304,12 @@ func (s *service) serve() error {
 	if s.gitDoor != nil {
 		gate := &http.Server{Handler: s.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second,
 			MaxHeaderBytes: 64 << 10, ErrorLog: log.Default()}
+		go func() {
+			// Confined like everything that git does here. A push waits for it: it takes the same turn.
+			if err := s.gate.Recover(ctx); err != nil && ctx.Err() == nil {
+				log.Printf("gate: what an earlier worker left could not be put right: %v", err)
+			}
+		}()
 		run("gate", func() error { return gate.Serve(s.gitDoor) })
 	}
 	op := &http.Server{Handler: control.Handler(s), ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.Default(),

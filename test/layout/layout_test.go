@@ -21,7 +21,7 @@ var layers = []struct {
 	name     string
 	packages []string
 }{
-	{"ground", []string{"sandbox", "control", "audit", "podman", "git", "config", "state", "text", "problem", "version", "peer", "child", "deps", "sessionbus"}},
+	{"ground", []string{"sandbox", "control", "audit", "podman", "git", "config", "state", "text", "problem", "version", "peer", "child", "leak", "deps", "sessionbus"}},
 	{"parts", []string{"shield", "clearance", "vault", "gate", "relay", "pager", "transcript", "killswitch", "verify"}},
 	{"processes", []string{"launch", "supervisor", "guest"}},
 	{"state of work", []string{"project", "task", "roster", "image", "demo"}},

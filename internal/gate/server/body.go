@@ -110,6 +110,7 @@ type response struct {
 	w    http.ResponseWriter
 	rc   *http.ResponseController
 	idle time.Duration
+	n    int64 // bytes written
 }
 
 func newResponse(w http.ResponseWriter, idle time.Duration) *response {
@@ -119,6 +120,7 @@ func newResponse(w http.ResponseWriter, idle time.Duration) *response {
 func (r *response) Write(p []byte) (int, error) {
 	_ = r.rc.SetWriteDeadline(time.Now().Add(r.idle))
 	n, err := r.w.Write(p)
+	r.n += int64(n)
 	if err != nil {
 		return n, err
 	}

@@ -144,7 +144,7 @@ func (l *commandList) encode() []byte {
 	return append(out, flushPkt...)
 }
 
-// judge fills in why a command is refused. heads are the branches that exist in the task's
+// judge fills in why a command is refused that was not refused yet. heads are the branches that exist in the task's
 // repository, head is the one HEAD names.
 func (l *commandList) judge(protected []string, heads map[string]string, head string) {
 	folded := map[string]string{}
@@ -152,7 +152,9 @@ func (l *commandList) judge(protected []string, heads map[string]string, head st
 		folded[refname.Fold(name)] = name
 	}
 	for _, c := range l.commands {
-		c.refused = judge(c, protected, heads, folded, head)
+		if c.refused == "" {
+			c.refused = judge(c, protected, heads, folded, head)
+		}
 		if c.refused == "" && !c.isDelete() {
 			branch := strings.TrimPrefix(c.ref, refname.Heads)
 			folded[refname.Fold(branch)] = branch

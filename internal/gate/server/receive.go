@@ -9,18 +9,25 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"terok/internal/audit"
 	"terok/internal/gate/refname"
+	"terok/internal/gate/view"
 	"terok/internal/text"
 )
 
-// backups is where tips that a push replaced are kept: BRANCH/<time>-<first 12 digits of the id>.
-const backups = "refs/terok/backup/"
+// Hidden refs of a task's repository.
+const (
+	backups      = "refs/terok/backup/"   // tips that a push replaced: BRANCH/<time>-<first 12 digits of the id>
+	recordedRefs = "refs/terok/recorded/" // BRANCH as the ledger has it, see Recover
+	startRef     = "refs/terok/start"     // the commit that the task began from
+)
 
 // receivePack answers a push: judge, back up, let git receive, report.
-func (h *handler) receivePack(w http.ResponseWriter, r *http.Request) {
+func (h *Server) receivePack(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Content-Type") != "application/x-git-receive-pack-request" {
 		refuse(w, http.StatusUnsupportedMediaType, "not a push request")
 		return
@@ -60,7 +67,7 @@ func (h *handler) receivePack(w http.ResponseWriter, r *http.Request) {
 
 // sweep removes the quarantine directories of git processes that were killed. No other push runs
 // while the caller's does, so none of them is in use.
-func (h *handler) sweep() {
+func (h *Server) sweep() {
 	for _, pattern := range []string{"tmp_objdir-incoming-*", "incoming-*"} {
 		stale, _ := filepath.Glob(filepath.Join(h.Repo, "objects", pattern)) // the pattern is valid
 		for _, dir := range stale {
@@ -71,14 +78,40 @@ func (h *handler) sweep() {
 
 // push is one push under way.
 type push struct {
-	h      *handler
+	h      *Server
 	list   *commandList
 	out    *response
 	before map[string]string // branch → id
 	saved  map[string]string // backup ref → id
+	landed []told
 }
 
+// run takes a push: refs are judged before the pack is read, the pack is checked apart from the
+// repository, and only moving refs holds the task's lock.
 func (p *push) run(ctx context.Context, in *body) error {
+	start := p.h.Now()
+	if err := p.judge(ctx); err != nil {
+		return err
+	}
+	var q *quarantine
+	if p.brings() {
+		var err error
+		if q, err = p.take(ctx, in); q != nil {
+			defer q.drop()
+		}
+		p.explain(ctx, err)
+	}
+	report, landed := p.apply(ctx, q)
+	p.h.log("git-receive-pack", in.in, p.out.n, start, ctx.Err())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	unread := in.drain()
+	return errors.Join(p.answer(report, landed), unread)
+}
+
+// judge reads the branches and says which commands are refused by the rules.
+func (p *push) judge(ctx context.Context) error {
 	var err error
 	if p.before, err = p.h.heads(ctx); err != nil {
 		return err
@@ -88,40 +121,111 @@ func (p *push) run(ctx context.Context, in *body) error {
 		return err
 	}
 	p.list.judge(p.h.Protected, p.before, head)
-	if err := p.backup(ctx); err != nil {
-		for _, c := range p.list.commands {
-			if c.refused == "" {
-				c.refused = "terok: the replaced commits could not be kept; nothing was changed"
-			}
+	return nil
+}
+
+// brings reports whether an accepted command needs objects.
+func (p *push) brings() bool {
+	return slices.ContainsFunc(p.list.commands, func(c *command) bool { return c.refused == "" && !c.isDelete() })
+}
+
+// take receives the pack into quarantine and looks into it.
+func (p *push) take(ctx context.Context, in io.Reader) (*quarantine, error) {
+	room, why, err := p.h.room()
+	if err != nil {
+		return nil, err
+	}
+	if room == 0 {
+		return nil, errRefused(why)
+	}
+	q, err := p.h.receivePackFile(ctx, in, &band{p}, room)
+	if err != nil {
+		if errors.Is(err, errTooLarge) || err == errRefused(tooLarge(room)) {
+			err = errRefused(why)
+		}
+		return q, err
+	}
+	var tips []string
+	for _, c := range p.list.commands {
+		if c.refused == "" && !c.isDelete() {
+			tips = append(tips, c.new)
 		}
 	}
-	accepted, pack := 0, false
+	return q, q.inspect(ctx, tips)
+}
+
+// explain turns what stopped a pack into the reply for its refs.
+func (p *push) explain(ctx context.Context, err error) {
+	var refused errRefused
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.As(err, &refused):
+		p.fail(refused.Error())
+	case errors.Is(err, errTooLarge) || errors.Is(err, errBomb):
+		p.fail("terok: " + err.Error())
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		p.fail("terok: the disk of the gate is full; nothing was changed")
+	default:
+		p.fail("terok: the push was interrupted")
+	}
+}
+
+// apply moves refs under the task's lock. Rules are judged again: the host may have moved the
+// task's view while the pack came.
+func (p *push) apply(ctx context.Context, q *quarantine) (report []byte, landed map[string]bool) {
+	after := context.WithoutCancel(ctx) // what happened is recorded also when the client has gone
+	unlock, err := view.Lock(p.h.Repo)
+	if err != nil {
+		p.fail("terok: the task's repository is busy; push again in a moment")
+		p.settle(after)
+		return nil, nil
+	}
+	defer unlock()
+	if err := p.judge(ctx); err != nil {
+		p.fail("terok: the task's repository cannot be read")
+	}
+	if err := p.backup(ctx); err != nil {
+		p.fail("terok: the replaced commits could not be kept; nothing was changed")
+	}
+	undo := func() {}
+	if q != nil && p.brings() {
+		if undo, err = q.keep(); err != nil {
+			p.fail("terok: the pack could not be stored; nothing was changed")
+		}
+	}
+	accepted := 0
 	for _, c := range p.list.commands {
 		if c.refused == "" {
 			accepted++
 			c.forwarded = true
-			pack = pack || !c.isDelete()
 		}
 	}
-	var report []byte
-	if accepted > 0 {
-		report, err = p.receive(ctx, in, pack)
+	if accepted > 0 && ctx.Err() == nil {
+		if report, err = p.receive(ctx, q); err != nil && len(report) == 0 {
+			p.fail("terok: the push was interrupted")
+		}
 	}
+	landed = p.settle(after)
+	if len(landed) == 0 {
+		undo()
+	}
+	return report, landed
+}
+
+// band is what goes to the person at the other end while the push runs.
+type band struct{ p *push }
+
+func (b *band) Write(data []byte) (int, error) {
+	limit := b.p.list.sideband()
 	switch {
-	case errors.Is(err, errTooLarge) || errors.Is(err, errBomb):
-		p.fail(fmt.Sprintf("terok: pack exceeds %d MiB", p.h.Limits.MaxPack>>20))
-		report = nil // git only knows that its input ended
-	case ctx.Err() != nil:
-	case err != nil && len(report) == 0:
-		p.fail("terok: the push was interrupted")
+	case limit == 0 || len(data) > 0 && b.p.list.has("quiet"):
+		return len(data), nil
+	case len(data) == 0:
+		_, err := b.p.out.Write([]byte("0005\x02"))
+		return 0, err
 	}
-	// What happened is what the refs say, also when the client has gone or git was killed.
-	landed := p.settle(context.WithoutCancel(ctx))
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	unread := in.drain()
-	return errors.Join(p.answer(report, landed), unread)
+	_, err := b.p.out.Write(appendBand(nil, 2, data, limit))
+	return len(data), err
 }
 
 // fail marks every command that has not been refused yet.
@@ -134,7 +238,7 @@ func (p *push) fail(reason string) {
 }
 
 // heads reads the branches of the task's repository.
-func (h *handler) heads(ctx context.Context) (map[string]string, error) {
+func (h *Server) heads(ctx context.Context) (map[string]string, error) {
 	out, err := h.Git.Run(ctx, h.cmd("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads/"))
 	if err != nil {
 		return nil, err
@@ -179,22 +283,15 @@ func (p *push) backup(ctx context.Context) error {
 	if script.Len() == 0 {
 		return nil
 	}
-	return p.updateRefs(ctx, &script)
+	return p.h.updateRefs(ctx, &script)
 }
 
-func (p *push) updateRefs(ctx context.Context, script io.Reader) error {
-	c := p.h.cmd("update-ref", "--no-deref", "--stdin")
-	c.Stdin = script
-	_, err := p.h.Git.Run(ctx, c)
-	return err
-}
-
-// receive lets git take the accepted commands and returns its report; progress and messages of
-// git go to the client as they come.
-func (p *push) receive(ctx context.Context, in io.Reader, pack bool) (report []byte, err error) {
-	input := io.Reader(bytes.NewReader(p.list.encode()))
-	if pack {
-		input = io.MultiReader(input, in)
+// receive lets git move the refs of the accepted commands, whose objects are in place, and returns
+// its report; messages of git go to the client as they come.
+func (p *push) receive(ctx context.Context, q *quarantine) (report []byte, err error) {
+	input := p.list.encode()
+	if q != nil {
+		input = append(input, emptyPack(len(p.list.commands[0].new))...)
 	}
 	pr, pw := io.Pipe()
 	parsed := make(chan error, 1)
@@ -204,7 +301,7 @@ func (p *push) receive(ctx context.Context, in io.Reader, pack bool) (report []b
 		pr.CloseWithError(err)
 		parsed <- err
 	}()
-	err = p.h.stream(ctx, p.h.cmd("receive-pack", "--stateless-rpc", p.h.Repo), input, pw)
+	err = p.h.stream(ctx, p.h.cmd("receive-pack", "--stateless-rpc", p.h.Repo), bytes.NewReader(input), pw)
 	pw.Close()
 	if perr := <-parsed; err == nil && perr != nil {
 		err = perr
@@ -252,11 +349,13 @@ func (p *push) demultiplex(r io.Reader) (report []byte, err error) {
 // what happened. It returns the refs that landed.
 func (p *push) settle(ctx context.Context) map[string]bool {
 	landed := map[string]bool{}
-	after, err := p.h.heads(ctx)
+	refs, err := view.Refs(ctx, p.h.Git, p.h.Repo, p.h.objects)
 	if err != nil {
 		return landed // backups stay; the next reader of the refs sees the truth
 	}
-	var drop bytes.Buffer
+	after := view.Below(refs, refname.Heads)
+	var script bytes.Buffer
+	p.landed = nil
 	for _, c := range p.list.commands {
 		branch := strings.TrimPrefix(c.ref, refname.Heads)
 		id := after[branch]
@@ -264,15 +363,21 @@ func (p *push) settle(ctx context.Context) map[string]bool {
 		forced := done && !c.isCreate() && (c.isDelete() || !p.h.contains(ctx, c.new, c.old))
 		for ref, old := range p.saved {
 			if old == c.old && strings.HasPrefix(ref, backups+branch+"/2") && !forced {
-				fmt.Fprintf(&drop, "delete %s %s\n", ref, old)
+				fmt.Fprintf(&script, "delete %s %s\n", ref, old)
 			}
 		}
 		e := audit.Event{Ev: "push_received", Actor: "workload", Ref: text.Line(c.ref, 0), Old: c.old, New: c.new}
 		if done {
 			landed[c.ref] = true
+			e.Detail = map[string]string{}
 			if forced {
-				e.Detail = map[string]string{"forced": "true"}
+				e.Detail["forced"] = "true"
 			}
+			if !c.isDelete() && len(p.landed) < maxTold {
+				e.Detail["commits"] = p.h.commits(ctx, c.new, c.old)
+			}
+			p.landed = append(p.landed, told{branch, e.Detail["commits"], c.isDelete()})
+			fmt.Fprintln(&script, view.Move(recordedRefs+branch, refs[recordedRefs+branch], id))
 		} else {
 			e.Ev, e.Reason = "push_refused", text.Line(c.refused, 0)
 			if c.refused == "" {
@@ -281,14 +386,36 @@ func (p *push) settle(ctx context.Context) map[string]bool {
 		}
 		p.h.Record.Record(e)
 	}
-	if drop.Len() > 0 {
-		_ = p.updateRefs(ctx, &drop) // a backup too many harms nobody
+	p.h.flush(ctx)
+	if script.Len() > 0 {
+		_ = p.h.updateRefs(ctx, &script) // a backup too many harms nobody, a missing record is recovered
 	}
 	return landed
 }
 
+// maxTold is how many refs of one push are described one by one.
+const maxTold = 10
+
+// told is what the agent reads about one ref that landed.
+type told struct {
+	branch, commits string
+	deleted         bool
+}
+
+func (t told) String() string {
+	switch {
+	case t.deleted:
+		return fmt.Sprintf("terok: %s deleted\n", t.branch)
+	case t.commits == "" || t.commits == "0":
+		return fmt.Sprintf("terok: %s received\n", t.branch)
+	case t.commits == "1":
+		return fmt.Sprintf("terok: %s received, 1 commit, waiting for review\n", t.branch)
+	}
+	return fmt.Sprintf("terok: %s received, %s commits, waiting for review\n", t.branch, t.commits)
+}
+
 // contains reports whether commit tip has ancestor old.
-func (h *handler) contains(ctx context.Context, tip, old string) bool {
+func (h *Server) contains(ctx context.Context, tip, old string) bool {
 	_, err := h.Git.Run(ctx, h.cmd("merge-base", "--is-ancestor", old, tip))
 	return err == nil
 }
@@ -296,8 +423,11 @@ func (h *handler) contains(ctx context.Context, tip, old string) bool {
 // answer sends the report: git's own lines, and one for each command that git never saw.
 func (p *push) answer(report []byte, landed map[string]bool) error {
 	var message []byte
-	if len(landed) > 0 {
-		message = fmt.Appendf(nil, "terok: %d of %d refs received, waiting for review\n", len(landed), len(p.list.commands))
+	for _, t := range p.landed[:min(len(p.landed), maxTold)] {
+		message = append(message, t.String()...)
+	}
+	if more := len(p.landed) - maxTold; more > 0 {
+		message = fmt.Appendf(message, "terok: and %d more\n", more)
 	}
 	if !p.list.reports() {
 		return nil

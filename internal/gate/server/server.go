@@ -22,7 +22,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -32,7 +31,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok/internal/audit"
+	"terok/internal/child"
 	"terok/internal/git"
 )
 
@@ -44,6 +46,10 @@ type Limits struct {
 	MaxPack    int64         // bytes of one push after decompression; 512 MiB
 	MaxRequest int64         // bytes of one fetch request after decompression; 32 MiB
 	MaxRefs    int           // refs in one push; 500
+	MaxObjects int           // objects in one push; 2 million
+	MaxFile    int64         // bytes of one file in a push; 100 MiB
+	Quota      int64         // bytes that the task's repository may hold beside the base; 2 GiB
+	Headroom   int64         // bytes that a push leaves free on the disk, and 5 % of it; 1 GiB
 	Parallel   int           // requests at a time; 8
 	QueueWait  time.Duration // how long a push waits for another one; 1 minute
 	Idle       time.Duration // without a byte read or written; 1 minute
@@ -54,6 +60,10 @@ func (l Limits) withDefaults() Limits {
 	set(&l.MaxPack, 512<<20)
 	set(&l.MaxRequest, 32<<20)
 	set(&l.MaxRefs, 500)
+	set(&l.MaxObjects, 2_000_000)
+	set(&l.MaxFile, 100<<20)
+	set(&l.Quota, 2<<30)
+	set(&l.Headroom, 1<<30)
 	set(&l.Parallel, 8)
 	set(&l.QueueWait, time.Minute)
 	set(&l.Idle, time.Minute)
@@ -70,28 +80,41 @@ func set[T int | int64 | time.Duration](v *T, d T) {
 // Config is one task's gate.
 type Config struct {
 	Git       *git.Runner
-	Repo      string         // the task's repository on the host
-	Base      string         // the base repository whose objects Repo borrows
-	Token     string         // the secret of this start; empty refuses every request
-	Protected []string       // branches the task may not touch: names, or patterns of path.Match
-	Record    audit.Recorder // gets push_received, push_refused and gate_auth_failed; nil keeps none
-	Limits    Limits
-	Now       func() time.Time // nil means time.Now
+	Repo      string   // the task's repository on the host
+	Base      string   // the base repository whose objects Repo borrows
+	Token     string   // the secret of this start; empty refuses every request
+	Protected []string // branches the task may not touch: names, or patterns of path.Match
+	Lenient   bool     // let through the faults that old programs made in good faith (git.OldMistakes)
+	// AllowSecrets lets vendors' keys through, which review then flags. Terok's own tokens never pass.
+	AllowSecrets bool
+	// Record gets push_received, push_refused, push_recovered, gate_request, gate_auth_failed and
+	// leak_suspected; nil keeps none. One that is a Flusher is flushed before a push is answered.
+	Record audit.Recorder
+	Limits Limits
+	Now    func() time.Time // nil means time.Now
 }
 
-type handler struct {
+// Server answers the requests of one task.
+type Server struct {
 	Config
 	token   [sha256.Size]byte
+	objects string        // of the base
 	slots   chan struct{} // one per request under way
 	receive chan struct{} // one push at a time, so that backups and refs belong together
 
 	mu       sync.Mutex
 	failures []time.Time // wrong tokens of the last second
 	banned   time.Time   // until then nobody is let in
+	seen     baseStamp   // the base as the view was last refreshed from
+}
+
+// Flusher is a ledger that can be told to be on the disk.
+type Flusher interface {
+	Flush(context.Context) error
 }
 
 // New returns the handler. The server around it should set ReadHeaderTimeout.
-func New(c Config) http.Handler {
+func New(c Config) *Server {
 	c.Limits = c.Limits.withDefaults()
 	if c.Record == nil {
 		c.Record = audit.Discard
@@ -99,14 +122,14 @@ func New(c Config) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &handler{Config: c, token: sha256.Sum256([]byte(c.Token)),
+	return &Server{Config: c, objects: filepath.Join(c.Base, "objects"), token: sha256.Sum256([]byte(c.Token)),
 		slots: make(chan struct{}, c.Limits.Parallel), receive: make(chan struct{}, 1)}
 }
 
 // gitProtocol is what a client may say in Git-Protocol; it becomes an environment variable.
 var gitProtocol = regexp.MustCompile(`^version=[012]$`)
 
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
 	if r.URL.Path == "/terok/health" && r.Method == http.MethodGet {
 		_, _ = io.WriteString(w, "ok\n")
@@ -130,10 +153,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusForbidden, "only git's smart protocol is served")
 			return
 		}
+		if service == "git-receive-pack" && h.refuseFrozen(w) {
+			return
+		}
 		h.slot(w, r, func() { h.advertise(w, r, service) })
 	case rest == "/git-upload-pack" && r.Method == http.MethodPost:
 		h.slot(w, r, func() { h.uploadPack(w, r) })
 	case rest == "/git-receive-pack" && r.Method == http.MethodPost:
+		if h.refuseFrozen(w) {
+			return
+		}
 		h.oneReceive(w, r, func() { h.slot(w, r, func() { h.receivePack(w, r) }) })
 	default:
 		refuse(w, http.StatusNotFound, "not a request of git's smart protocol")
@@ -148,7 +177,7 @@ func refuse(w http.ResponseWriter, status int, reason string) {
 
 // admit checks the token. Five wrong ones within a second close the gate for ten seconds, so
 // that guessing is hopeless and visible.
-func (h *handler) admit(w http.ResponseWriter, r *http.Request) bool {
+func (h *Server) admit(w http.ResponseWriter, r *http.Request) bool {
 	user, password, ok := r.BasicAuth()
 	now := h.Now()
 	h.mu.Lock()
@@ -185,13 +214,13 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // matches compares in constant time; hashing first hides the length as well.
-func (h *handler) matches(s string) int {
+func (h *Server) matches(s string) int {
 	sum := sha256.Sum256([]byte(s))
 	return subtle.ConstantTimeCompare(sum[:], h.token[:])
 }
 
 // slot runs f while one of the parallel slots is held.
-func (h *handler) slot(w http.ResponseWriter, r *http.Request, f func()) {
+func (h *Server) slot(w http.ResponseWriter, r *http.Request, f func()) {
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
@@ -201,7 +230,7 @@ func (h *handler) slot(w http.ResponseWriter, r *http.Request, f func()) {
 }
 
 // oneReceive runs f while no other push runs.
-func (h *handler) oneReceive(w http.ResponseWriter, r *http.Request, f func()) {
+func (h *Server) oneReceive(w http.ResponseWriter, r *http.Request, f func()) {
 	wait := time.NewTimer(h.Limits.QueueWait)
 	defer wait.Stop()
 	select {
@@ -216,7 +245,7 @@ func (h *handler) oneReceive(w http.ResponseWriter, r *http.Request, f func()) {
 }
 
 // config is passed to every git process of the server, over whatever the repository says.
-func (h *handler) config() []string {
+func (h *Server) config() []string {
 	return []string{
 		"transfer.hideRefs=refs/terok",
 		"transfer.fsckObjects=true",
@@ -229,22 +258,33 @@ func (h *handler) config() []string {
 		"receive.advertisePushOptions=false",
 		"receive.shallowUpdate=false",
 		"receive.updateServerInfo=false",
-		fmt.Sprintf("receive.maxInputSize=%d", h.Limits.MaxPack+maxCommandSection), // our own count is first and says why
-		"receive.unpackLimit=1",                                                    // always index-pack, which streams
-		"core.bigFileThreshold=16m",                                                // larger files are never held in memory, nor compressed as deltas
+		"core.bigFileThreshold=16m", // larger files are never held in memory, nor compressed as deltas
 		"pack.threads=2",
 		"pack.windowMemory=256m",
 		"pack.deltaCacheSize=64m",
+		"core.packedGitWindowSize=32m", // packs larger than the address space below
+		"core.packedGitLimit=512m",
 	}
 }
 
 // cmd is one git process on the task's repository.
-func (h *handler) cmd(args ...string) git.Cmd {
-	return git.Cmd{GitDir: h.Repo, Args: args, Config: h.config(), Alternates: []string{filepath.Join(h.Base, "objects")}}
+func (h *Server) cmd(args ...string) git.Cmd {
+	return git.Cmd{GitDir: h.Repo, Args: args, Config: h.config(), Alternates: []string{h.objects}, Limits: limits}
+}
+
+// limits of each git process: a pack can be made to cost far more than its size. There is no limit
+// on the number of processes, since the kernel counts those of the whole user.
+var limits = []child.Limit{
+	{Resource: unix.RLIMIT_CPU, Max: 600},       // seconds
+	{Resource: unix.RLIMIT_AS, Max: 4 << 30},    // bytes
+	{Resource: unix.RLIMIT_CORE, Max: 0},        // a core holds what was pushed
+	{Resource: unix.RLIMIT_NOFILE, Max: 1024},   // descriptors
+	{Resource: unix.RLIMIT_FSIZE, Max: 8 << 30}, // bytes of one file
 }
 
 // advertise answers GET info/refs.
-func (h *handler) advertise(w http.ResponseWriter, r *http.Request, service string) {
+func (h *Server) advertise(w http.ResponseWriter, r *http.Request, service string) {
+	h.refresh(r.Context())
 	c := h.cmd(strings.TrimPrefix(service, "git-"), "--stateless-rpc", "--http-backend-info-refs", h.Repo)
 	protocol := h.protocol(r, service)
 	c.Env = append(c.Env, protocol...)
@@ -262,7 +302,7 @@ func (h *handler) advertise(w http.ResponseWriter, r *http.Request, service stri
 
 // protocol is the environment for the version that the client asked for. Pushes have no version
 // 2, and version 0 is understood by every client.
-func (h *handler) protocol(r *http.Request, service string) []string {
+func (h *Server) protocol(r *http.Request, service string) []string {
 	if v := r.Header.Get("Git-Protocol"); service == "git-upload-pack" && gitProtocol.MatchString(v) {
 		return []string{"GIT_PROTOCOL=" + v}
 	}
@@ -270,7 +310,7 @@ func (h *handler) protocol(r *http.Request, service string) []string {
 }
 
 // uploadPack answers a fetch.
-func (h *handler) uploadPack(w http.ResponseWriter, r *http.Request) {
+func (h *Server) uploadPack(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Content-Type") != "application/x-git-upload-pack-request" {
 		refuse(w, http.StatusUnsupportedMediaType, "not a fetch request")
 		return
@@ -285,7 +325,10 @@ func (h *handler) uploadPack(w http.ResponseWriter, r *http.Request) {
 	c.Env = append(c.Env, h.protocol(r, "git-upload-pack")...)
 	out := newResponse(w, h.Limits.Idle)
 	defer out.done()
-	if err := h.stream(r.Context(), c, body, out); err != nil {
+	start := h.Now()
+	err = h.stream(r.Context(), c, body, out)
+	h.log("git-upload-pack", body.in, out.n, start, err)
+	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -293,7 +336,7 @@ func (h *handler) uploadPack(w http.ResponseWriter, r *http.Request) {
 // stream runs git between a request and a response. Git gets a real pipe, so that its end is seen
 // at once even while the client still sends; what git did not want to read is read and dropped.
 // When the client's side fails, git is killed.
-func (h *handler) stream(ctx context.Context, c git.Cmd, in io.Reader, out io.Writer) error {
+func (h *Server) stream(ctx context.Context, c git.Cmd, in io.Reader, out io.Writer) error {
 	pr, pw, err := os.Pipe()
 	if err != nil {
 		return err

@@ -72,6 +72,7 @@ func (s *served) refused(err error, want string) {
 	}
 }
 
+// spec/gate.md §20: 17 (protocol versions; sizes and encodings: TestLargePushStreams, TestGzip).
 func TestCloneAndPush(t *testing.T) {
 	s := serve(t)
 	if got := s.Git(s.work, "symbolic-ref", "--short", "HEAD"); got != s.task.Branch {
@@ -110,6 +111,7 @@ func TestShallowAndPartialClone(t *testing.T) {
 	}
 }
 
+// spec/gate.md §20: 20, 21, 29.
 func TestNamespaces(t *testing.T) {
 	s := serve(t, func(c *Config) { c.Protected = []string{"main", "release/*"} })
 	s.commit("a.txt", "x")
@@ -145,6 +147,7 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
+// spec/gate.md §20: 20 (a valid head beside refused refs, with and without --atomic).
 func TestMixedPush(t *testing.T) {
 	s := serve(t)
 	id := s.commit("a.txt", "x")
@@ -340,7 +343,7 @@ func TestPackLimit(t *testing.T) {
 	s := serve(t, func(c *Config) { c.Limits.MaxPack = 2 << 20 })
 	s.commit("big.bin", noise(3<<20))
 	_, err := s.TryGit(s.work, "push", "origin", "HEAD")
-	s.refused(err, "terok: pack exceeds 2 MiB")
+	s.refused(err, "terok: pack exceeds limit of 2 MiB")
 	if s.ref("refs/heads/"+s.task.Branch) != s.task.Start {
 		t.Error("the branch moved")
 	}

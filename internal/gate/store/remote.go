@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terok/internal/gate/refname"
+	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -149,8 +150,7 @@ func (r *remote) fetch(ctx context.Context, dir string) error {
 		"--no-recurse-submodules", "--no-auto-maintenance", "--", r.up.URL,
 		"+"+refname.Heads+"*:refs/terok/upstream/*", "+refs/tags/*:refs/terok/upstream-tags/*")
 	c.Config = append(c.Config, "fetch.fsckObjects=true", "fetch.unpackLimit=1", "core.bigFileThreshold=16m", "pack.threads=2")
-	for _, id := range []string{"zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate", "missingSpaceBeforeEmail",
-		"missingNameBeforeEmail", "badDateOverflow", "zeroPaddedDate", "badFilemode", "missingTaggerEntry", "badTagName"} {
+	for _, id := range git.OldMistakes {
 		c.Config = append(c.Config, "fetch.fsck."+id+"=ignore")
 	}
 	if _, err := r.Git.Run(ctx, c); err != nil {
@@ -182,29 +182,16 @@ type refMap map[string]string
 
 // below returns the refs under prefix, without it.
 func (m refMap) below(prefix string) map[string]string {
-	out := map[string]string{}
-	for ref, id := range m {
-		if name, ok := strings.CutPrefix(ref, prefix); ok {
-			out[name] = id
-		}
-	}
-	return out
+	return view.Below(m, prefix)
 }
 
 // refs reads all refs of a repository of ours.
 func (s *Store) refs(ctx context.Context, dir string, alternates ...string) (refMap, error) {
-	out, err := s.Git.Run(ctx, git.Cmd{GitDir: dir, Alternates: alternates, MaxOutput: 64 << 20,
-		Args: []string{"for-each-ref", "--format=%(objectname) %(refname)"}})
-	if err != nil {
-		return nil, err
+	objects := ""
+	if len(alternates) > 0 {
+		objects = alternates[0]
 	}
-	m := refMap{}
-	for line := range strings.Lines(string(out)) {
-		if id, ref, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
-			m[ref] = id
-		}
-	}
-	return m, nil
+	return view.Refs(ctx, s.Git, dir, objects)
 }
 
 // updateRefs runs one transaction of git update-ref --stdin.

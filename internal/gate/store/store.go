@@ -199,6 +199,8 @@ func config(format string) []byte {
 var layout = map[string]fs.FileMode{
 	"HEAD": 0, "config": 0, "packed-refs": 0, "packed-refs.lock": 0, "packed-refs.new": 0, "HEAD.lock": 0,
 	"objects": fs.ModeDir, "refs": fs.ModeDir,
+	"task.lock": 0,          // view.Lock
+	"terok":     fs.ModeDir, // of a base: what the host tells the tasks' servers
 }
 
 // Verify says whether the repository at dir is still the one that terok wrote, borrowing from

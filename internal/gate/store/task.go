@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"terok/internal/gate/refname"
+	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -23,7 +23,7 @@ import (
 const StartRef = "refs/terok/start"
 
 // OfferedRefs is where a task's repository remembers the base's branches as last offered.
-const OfferedRefs = "refs/terok/base/"
+const OfferedRefs = view.Offered
 
 // TaskSpec says what to make.
 type TaskSpec struct {
@@ -89,7 +89,7 @@ func (s *Store) CreateTask(ctx context.Context, spec TaskSpec) (Task, error) {
 	if err != nil {
 		return t, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), view(refs, spec.Branch, t.Start), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), packed(refs, spec.Branch, t.Start), 0o600); err != nil {
 		return t, err
 	}
 	return t, os.Rename(tmp, repo)
@@ -153,13 +153,13 @@ func (s *Store) peeledRefs(ctx context.Context, base string) (packedRefs, error)
 	return refs, nil
 }
 
-// view is the packed-refs file of a new task repository (format: git's refs/packed-backend.c;
+// packed is the packed-refs file of a new task repository (format: git's refs/packed-backend.c;
 // sorted by name, annotated tags followed by "^" and what they point to).
-func view(refs packedRefs, branch, start string) []byte {
+func packed(refs packedRefs, branch, start string) []byte {
 	all := slices.Clone(refs)
 	for _, r := range refs {
 		if b, ok := strings.CutPrefix(r.name, refname.Heads); ok {
-			all = append(all, packedRef{name: "refs/upstream/heads/" + b, id: r.id}, packedRef{name: OfferedRefs + b, id: r.id})
+			all = append(all, packedRef{name: view.Upstream + b, id: r.id}, packedRef{name: OfferedRefs + b, id: r.id})
 		}
 	}
 	if start != "" {
@@ -258,53 +258,15 @@ func (s *Store) refreshTasks(ctx context.Context, project string, rep *Report) {
 	}
 }
 
-// refreshTask moves the branches that the task has not touched to the base's new tips; its own
-// work stays.
+// refreshTask is view.Refresh of one task.
 func (s *Store) refreshTask(ctx context.Context, repo, objects string, heads map[string]string) error {
 	if err := Verify(repo, objects); err != nil {
 		return err
 	}
-	refs, err := s.refs(ctx, repo, objects)
+	unlock, err := view.Lock(repo)
 	if err != nil {
 		return err
 	}
-	mine, offered, shown := refs.below(refname.Heads), refs.below(OfferedRefs), refs.below("refs/upstream/heads/")
-	all := maps.Clone(heads)
-	for b := range offered {
-		if _, ok := all[b]; !ok {
-			all[b] = ""
-		}
-	}
-	var changes [][]string
-	for _, b := range slices.Sorted(maps.Keys(all)) {
-		if all[b] == offered[b] {
-			continue
-		}
-		change := []string{moveLine(OfferedRefs+b, offered[b], all[b]), moveLine("refs/upstream/heads/"+b, shown[b], all[b])}
-		if mine[b] == offered[b] {
-			change = append(change, moveLine(refname.Heads+b, mine[b], all[b]))
-		}
-		changes = append(changes, change)
-	}
-	if s.updateRefs(ctx, repo, []string{objects}, slices.Concat(changes...)...) == nil {
-		return nil
-	}
-	// One name in the way (the task has feat/x, the base now feat) must not hide the others.
-	var errs []error
-	for _, change := range changes {
-		errs = append(errs, s.updateRefs(ctx, repo, []string{objects}, change...))
-	}
-	return errors.Join(errs...)
-}
-
-func moveLine(ref, old, new string) string {
-	switch {
-	case new == "" && old == "":
-		return "verify " + ref
-	case new == "":
-		return "delete " + ref + " " + old
-	case old == "":
-		return "create " + ref + " " + new
-	}
-	return "update " + ref + " " + new + " " + old
+	defer unlock()
+	return view.Refresh(ctx, s.Git, repo, objects, heads)
 }

@@ -1,0 +1,339 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"terok/internal/audit"
+	"terok/internal/gate/refname"
+	"terok/internal/git"
+	"terok/internal/leak"
+	"terok/internal/text"
+)
+
+// maxTree is the largest tree object that is looked at, in bytes: about a million entries.
+const maxTree = 64 << 20
+
+// bombRatio and bombFloor define a pack bomb: this many times larger when unpacked, and larger
+// than the floor (an ordinary file of zeros has such a ratio too).
+const (
+	bombRatio = 1000
+	bombFloor = 256 << 20
+)
+
+// inspection looks into every object that a push brings, after git's fsck.
+type inspection struct {
+	q       *quarantine
+	modules []string             // blobs named .gitmodules
+	leaks   map[string][]finding // object → credentials in it
+}
+
+type finding struct {
+	kind string
+	leak.Finding
+}
+
+// inspect refuses with an errRefused that names the object. tips are the new values of refs.
+func (q *quarantine) inspect(ctx context.Context, tips []string) error {
+	if q.empty {
+		return nil
+	}
+	if err := q.weigh(ctx); err != nil {
+		return err
+	}
+	i := &inspection{q: q, leaks: map[string][]finding{}}
+	if err := i.contents(ctx); err != nil {
+		return err
+	}
+	for _, blob := range slices.Compact(slices.Sorted(slices.Values(i.modules))) {
+		if err := i.submodules(ctx, blob); err != nil {
+			return err
+		}
+	}
+	return i.judgeLeaks(ctx, tips)
+}
+
+// weigh reads the sizes of the new objects: git only looks at headers for that.
+func (q *quarantine) weigh(ctx context.Context) error {
+	pr, pw := io.Pipe()
+	result := make(chan error, 1)
+	go func() {
+		var total int64
+		err := func() error {
+			lines := bufio.NewScanner(pr)
+			for lines.Scan() {
+				id, rest, _ := strings.Cut(lines.Text(), " ")
+				kind, size, _ := strings.Cut(rest, " ")
+				n, err := strconv.ParseInt(size, 10, 64)
+				if err != nil {
+					return fmt.Errorf("git cat-file: unexpected line %.80q", lines.Text())
+				}
+				if total += n; total > bombFloor && total > bombRatio*q.packs {
+					return errRefused("the pack unpacks to more than 1000 times its size")
+				}
+				if kind == "blob" && n > q.h.Limits.MaxFile {
+					return errRefused(fmt.Sprintf("file %.12s is %d MiB, the limit is %d MiB", id, (n+1<<20-1)>>20, q.h.Limits.MaxFile>>20))
+				}
+				if kind == "tree" && n > maxTree {
+					return errRefused(fmt.Sprintf("directory %.12s is larger than %d MiB", id, maxTree>>20))
+				}
+			}
+			return lines.Err()
+		}()
+		pr.CloseWithError(err)
+		result <- err
+	}()
+	err := q.h.Git.Stream(ctx, q.alone("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname) %(objecttype) %(objectsize)"), pw)
+	pw.Close()
+	return firstOf(<-result, err)
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contents reads all new objects once.
+func (i *inspection) contents(ctx context.Context) error {
+	pr, pw := io.Pipe()
+	result := make(chan error, 1)
+	go func() {
+		err := i.read(bufio.NewReaderSize(pr, bufferSize))
+		pr.CloseWithError(err)
+		result <- err
+	}()
+	err := i.q.h.Git.Stream(ctx, i.q.alone("cat-file", "--batch-all-objects", "--unordered", "--buffer", "--batch=%(objectname) %(objecttype) %(objectsize)"), pw)
+	pw.Close()
+	return firstOf(<-result, err)
+}
+
+// read parses the output of git cat-file --batch: a line of facts, the content, a line feed.
+func (i *inspection) read(r *bufio.Reader) error {
+	for {
+		line, err := r.ReadString('\n')
+		if err == io.EOF && line == "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		f := strings.Fields(line)
+		if len(f) != 3 || !refname.IsID(f[0]) {
+			return fmt.Errorf("git cat-file: unexpected line %.80q", line)
+		}
+		size, err := strconv.ParseInt(f[2], 10, 64)
+		if err != nil || size < 0 {
+			return fmt.Errorf("git cat-file: unexpected line %.80q", line)
+		}
+		content := io.LimitReader(r, size)
+		switch f[1] {
+		case "tree":
+			data := make([]byte, size)
+			if _, err := io.ReadFull(content, data); err != nil {
+				return err
+			}
+			if err := i.tree(f[0], data); err != nil {
+				return err
+			}
+		default: // blobs, commits and tags hold text that may hold credentials
+			found, err := leak.Scan(content)
+			if err != nil {
+				return err
+			}
+			for _, x := range found {
+				i.leaks[f[0]] = append(i.leaks[f[0]], finding{f[1], x})
+			}
+		}
+		if _, err := io.Copy(io.Discard, content); err != nil {
+			return err
+		}
+		if _, err := r.Discard(1); err != nil {
+			return err
+		}
+	}
+}
+
+// tree checks the names in one tree. Git's fsck refuses most of them as well; this does not depend
+// on git's version, and it finds the .gitmodules.
+func (i *inspection) tree(id string, data []byte) error {
+	hash := len(id) / 2
+	for len(data) > 0 {
+		head, rest, ok := bytes.Cut(data, []byte{0})
+		mode, name, ok2 := strings.Cut(string(head), " ")
+		if !ok || !ok2 || len(rest) < hash {
+			return errRefused(fmt.Sprintf("tree %.12s is malformed", id))
+		}
+		blob := fmt.Sprintf("%x", rest[:hash])
+		data = rest[hash:]
+		if why := badName(name); why != "" {
+			return errRefused(fmt.Sprintf("tree %.12s holds a file named %s, %s", id, text.Line(name, 60), why))
+		}
+		if strings.EqualFold(name, ".gitmodules") && strings.HasPrefix(mode, "100") {
+			i.modules = append(i.modules, blob)
+		}
+	}
+	return nil
+}
+
+// badName says why a name must not be in a tree: on one file system or another it is the .git
+// directory itself, or leads out of its directory (CVE-2014-9390 and those that followed).
+func badName(name string) string {
+	switch {
+	case name == "" || name == "." || name == "..":
+		return "which no directory can hold"
+	case strings.Contains(name, "/"):
+		return "which holds a slash"
+	}
+	// NTFS: a backslash separates, a colon begins a stream, dots and blanks at the end vanish,
+	// git~1 is the short name.
+	first, _, _ := strings.Cut(name, "\\")
+	first, _, _ = strings.Cut(first, ":")
+	first = strings.TrimRight(first, ". ")
+	if strings.EqualFold(first, ".git") || strings.EqualFold(first, "git~1") || strings.EqualFold(stripIgnored(name), ".git") {
+		return "which some file systems take for .git"
+	}
+	return ""
+}
+
+// stripIgnored removes the characters that HFS+ ignores in names (git's utf8.c, next_hfs_char).
+func stripIgnored(name string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 0x200c && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x206a && r <= 0x206f, r == 0xfeff:
+			return -1
+		}
+		return r
+	}, name)
+}
+
+// submodules checks a .gitmodules: paths that leave the tree and URLs that run programs. Git reads
+// it as text; nothing in it is followed.
+func (i *inspection) submodules(ctx context.Context, blob string) error {
+	out, err := i.q.h.Git.Run(ctx, i.q.cmd("config", "-z", "--no-includes", "--blob="+blob, "--list"))
+	if err != nil {
+		if exit, ok := errors.AsType[*git.ExitError](err); ok && exit.Code > 0 {
+			// Not in this push (an unchanged one is in the base), or no configuration at all.
+			if _, err := i.q.h.Git.Run(ctx, i.q.alone("cat-file", "-e", blob)); err != nil {
+				return nil
+			}
+			return errRefused(fmt.Sprintf("%.12s: .gitmodules cannot be parsed", blob))
+		}
+		return err
+	}
+	for entry := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		key, value, _ := strings.Cut(entry, "\n")
+		if !strings.HasPrefix(key, "submodule.") {
+			continue
+		}
+		why := ""
+		switch {
+		case strings.HasSuffix(key, ".path"):
+			clean := path.Clean(strings.ReplaceAll(value, "\\", "/"))
+			if value == "" || value[0] == '-' || path.IsAbs(clean) || clean == ".." || strings.HasPrefix(clean, "../") ||
+				slices.ContainsFunc(strings.Split(clean, "/"), func(c string) bool { return badName(c) != "" && c != "." }) {
+				why = "a submodule's path leaves the tree"
+			}
+		case strings.HasSuffix(key, ".url"):
+			if value == "" || value[0] == '-' || strings.Contains(value, "::") || strings.ContainsFunc(value, func(r rune) bool { return r < 0x20 }) {
+				why = "a submodule's URL is an option or names a helper"
+			}
+		case strings.HasSuffix(key, ".update") && strings.HasPrefix(value, "!"):
+			why = "a submodule's update mode is a command"
+		}
+		if why != "" {
+			return errRefused(fmt.Sprintf("%.12s: .gitmodules: %s", blob, why))
+		}
+	}
+	return nil
+}
+
+// judgeLeaks refuses credentials that this push brings. What stands in the same file already is
+// not new, and what git added to complete a thin pack is not new either.
+func (i *inspection) judgeLeaks(ctx context.Context, tips []string) error {
+	if len(i.leaks) == 0 {
+		return nil
+	}
+	paths, err := i.q.paths(ctx, tips)
+	if err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(func(yield func(string) bool) {
+		for id := range i.leaks {
+			if !yield(id) {
+				return
+			}
+		}
+	}) {
+		where, isNew := paths[id]
+		if !isNew {
+			continue
+		}
+		known, err := i.q.known(ctx, where)
+		if err != nil {
+			return err
+		}
+		for _, f := range i.leaks[id] {
+			if known[f.Fingerprint] || !f.Own && i.q.h.AllowSecrets {
+				continue
+			}
+			i.q.h.Record.Record(audit.Event{Ev: "leak_suspected", Actor: "workload", Reason: "pushed", Detail: map[string]string{
+				"kind": f.Kind, "fingerprint": f.Fingerprint, "object": id}})
+			place := "the message of " + f.kind + " " + id[:12]
+			if f.kind == "blob" {
+				place = text.Line(where, 100)
+			}
+			return errRefused(fmt.Sprintf("%s holds a secret: %s (fingerprint %s); take it out of the commits, not only of the last one", place, f.Kind, f.Fingerprint))
+		}
+	}
+	return nil
+}
+
+// paths names the objects that tips reach and the repository did not: object → path, "" for commits.
+func (q *quarantine) paths(ctx context.Context, tips []string) (map[string]string, error) {
+	c := q.cmd(append(append([]string{"rev-list", "--objects"}, tips...), "--not", "--all")...)
+	c.MaxOutput = 256 << 20
+	out, err := q.h.Git.Run(ctx, c)
+	if err != nil {
+		if exit, ok := errors.AsType[*git.ExitError](err); ok && exit.Code > 0 {
+			return nil, errRefused("objects are missing from the push")
+		}
+		return nil, err
+	}
+	paths := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		id, p, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		paths[id] = p
+	}
+	return paths, nil
+}
+
+// known are the fingerprints of credentials that a file of the task's start already holds.
+func (q *quarantine) known(ctx context.Context, where string) (map[string]bool, error) {
+	known := map[string]bool{}
+	if where == "" {
+		return known, nil
+	}
+	out, err := q.h.Git.Run(ctx, q.h.cmd("cat-file", "blob", "refs/terok/start:"+where))
+	if err != nil {
+		if exit, ok := errors.AsType[*git.ExitError](err); ok && (exit.Code > 0 || errors.Is(err, git.ErrTooLarge)) {
+			return known, nil // it was not there, or it is too large to be compared
+		}
+		return nil, err
+	}
+	for _, f := range leak.Bytes(out) {
+		known[f.Fingerprint] = true
+	}
+	return known, nil
+}
