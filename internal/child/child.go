@@ -189,6 +189,9 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	var lines []string
 	for line := range strings.Lines(string(t.b)) {
+		// Progress is drawn over itself; what stands at the end is what a terminal shows.
+		line = strings.TrimRight(line, "\r\n")
+		line = line[strings.LastIndexByte(line, '\r')+1:]
 		if line = strings.TrimSpace(text.Line(line, 1024)); line != "" {
 			lines = append(lines, line)
 		}

@@ -200,7 +200,7 @@ func (p *parent) secrets() error {
 	}
 	if f.Gate != nil {
 		var token [24]byte
-		_, _ = rand.Read(token[:]) // never fails
+		_, _ = rand.Read(token[:])                                   // never fails
 		p.hand.GateToken = "terok-g-" + hex.EncodeToString(token[:]) // leak knows the prefix
 	}
 	if err := p.authority(); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"terok/internal/gate/gatetest"
 	"terok/internal/gate/store"
+	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/state"
 	"terok/internal/vault/front"
@@ -202,7 +203,7 @@ func TestFrozen(t *testing.T) {
 	s := serve(t)
 	s.commit("a", "x")
 	for _, task := range []string{"", "k3v9p"} {
-		file := FrozenFile(s.task.Base, task)
+		file := view.FrozenFile(s.task.Base, task)
 		if err := state.WriteFile(file, []byte("incident 7\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +216,7 @@ func TestFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := state.WriteFile(FrozenFile(s.task.Base, "other"), nil); err != nil {
+	if err := state.WriteFile(view.FrozenFile(s.task.Base, "other"), nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Git(s.work, "push", "-q", "origin", "HEAD")

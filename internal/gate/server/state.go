@@ -19,25 +19,10 @@ import (
 	"terok/internal/text"
 )
 
-// What the host tells the servers of a base's tasks: files below base.git/terok, which the worker
-// can read and not write. The text of a file is the reason.
-const (
-	frozenAll  = "frozen"  // every task
-	frozenTask = "frozen." // and the task's id
-)
-
-// FrozenFile is the file that freezes pushes: of task, or with task "" of every task of the base.
-func FrozenFile(base, task string) string {
-	if task == "" {
-		return filepath.Join(base, "terok", frozenAll)
-	}
-	return filepath.Join(base, "terok", frozenTask+task)
-}
-
 // refuseFrozen answers 403 while pushes are frozen.
 func (h *Server) refuseFrozen(w http.ResponseWriter) bool {
 	id := strings.TrimSuffix(filepath.Base(h.Repo), ".git")
-	for _, file := range []string{FrozenFile(h.Base, ""), FrozenFile(h.Base, id)} {
+	for _, file := range []string{view.FrozenFile(h.Base, ""), view.FrozenFile(h.Base, id)} {
 		reason, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

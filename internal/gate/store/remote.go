@@ -1,12 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,10 +16,10 @@ import (
 	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/problem"
-	"terok/internal/state"
+	"terok/internal/text"
 )
 
-// Deadlines of network operations. Stalls end earlier: http.lowSpeed… and ssh keep-alives.
+// Deadlines of network operations; Store.Stall ends them earlier when nothing comes.
 const (
 	listTimeout  = time.Minute
 	fetchTimeout = time.Hour
@@ -26,10 +28,11 @@ const (
 // remote is the upstream side of a sync.
 type remote struct {
 	*Store
-	project string
-	up      Upstream
-	dir     string // the base
-	format  string
+	conn     *Connection
+	up       Upstream
+	dir      string // the base
+	format   string
+	branches []string // only these; empty: all
 }
 
 // listing is what upstream has now.
@@ -37,22 +40,6 @@ type listing struct {
 	head   string            // default branch, "" when upstream does not say
 	refs   map[string]string // refs/heads/* and refs/tags/*
 	format string
-}
-
-func (r *remote) transport(dir string, timeout time.Duration, args ...string) git.Cmd {
-	return r.Transport(r.up, dir, timeout, args...)
-}
-
-// Transport is a git command in the repository dir that may talk to upstream by its protocol and
-// nothing else. The caller puts "--" before up.URL.
-func (s *Store) Transport(up Upstream, dir string, timeout time.Duration, args ...string) git.Cmd {
-	c := git.Cmd{GitDir: dir, Args: args, Timeout: timeout, Protocols: up.protocols(), MaxOutput: 64 << 20,
-		Config: []string{"http.lowSpeedLimit=1000", "http.lowSpeedTime=30"}}
-	if up.Protocol == "ssh" {
-		c.Env = append([]string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes -oClearAllForwardings=yes -oPermitLocalCommand=no " +
-			"-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4"}, s.SSHEnv...)
-	}
-	return c
 }
 
 // list asks upstream for its refs: one round trip, and a sync without changes ends there.
@@ -67,7 +54,14 @@ func (r *remote) list(ctx context.Context) (*listing, error) {
 				WithHint("move it back, or set git.upstream_url in project.yml")
 		}
 	}
-	out, err := r.Git.Run(ctx, r.transport("", listTimeout, "ls-remote", "--symref", "--", r.up.URL, "HEAD", "refs/heads/*", "refs/tags/*"))
+	args := []string{"ls-remote", "--symref", "--", r.up.URL, "HEAD"}
+	if len(r.branches) == 0 {
+		args = append(args, "refs/heads/*", "refs/tags/*")
+	}
+	for _, b := range r.branches {
+		args = append(args, refname.Heads+b)
+	}
+	out, err := r.Git.Run(ctx, r.conn.Cmd("", min(listTimeout, r.stall()), args...))
 	if err != nil {
 		return nil, Unreachable(r.up, err)
 	}
@@ -93,70 +87,192 @@ func (r *remote) list(ctx context.Context) (*listing, error) {
 }
 
 // equals reports whether the last fetch already brought all of it.
-func (l *listing) equals(have refMap) bool {
+func (l *listing) equals(have refMap, branches []string) bool {
 	snapshot := map[string]string{}
-	for b, id := range have.below("refs/terok/upstream/") {
-		snapshot[refname.Heads+b] = id
+	for b, id := range have.below(snapshotRefs) {
+		if len(branches) == 0 || slices.Contains(branches, b) {
+			snapshot[refname.Heads+b] = id
+		}
 	}
-	for t, id := range have.below("refs/terok/upstream-tags/") {
-		snapshot["refs/tags/"+t] = id
+	if len(branches) == 0 {
+		for t, id := range have.below(snapshotTags) {
+			snapshot["refs/tags/"+t] = id
+		}
 	}
 	return maps.Equal(snapshot, l.refs)
 }
 
 // create makes the base beside its place and renames it when everything is there, so that an
-// interrupted one never looks whole. What an earlier attempt left is removed: the lock is ours.
-func (r *remote) create(ctx context.Context, l *listing) error {
-	stale, err := filepath.Glob(r.dir + ".tmp-*")
+// interrupted one never looks whole. An earlier attempt goes on with the objects it has.
+func (r *remote) create(ctx context.Context, l *listing, o Options) error {
+	tmp := r.dir + ".tmp"
+	old, err := filepath.Glob(tmp + "-*") // of earlier versions
+	for _, dir := range old {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
 	if err != nil {
 		return err
 	}
-	for _, dir := range stale {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	if err := state.MkdirAll(filepath.Dir(r.dir)); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(r.dir), filepath.Base(r.dir)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	head := l.head
-	if head == "" {
-		head = "main"
-	}
-	if err := makeRepo(tmp, r.format, head); err != nil {
+	if err := r.prepare(ctx, tmp, l, o); err != nil {
 		return err
 	}
 	if len(l.refs) > 0 {
-		if err := r.fetch(ctx, tmp); err != nil {
+		heads := "+" + refname.Heads + "*:" + snapshotRefs + "*"
+		if err := r.fetch(ctx, tmp, heads, "+refs/tags/*:"+snapshotTags+"*"); err != nil {
 			return err
 		}
 	}
-	return os.Rename(tmp, r.dir)
+	if err := r.dropRefs(ctx, tmp, seedRefs); err != nil {
+		return err
+	}
+	r.step("created")
+	if err := os.Rename(tmp, r.dir); err != nil {
+		return err
+	}
+	r.step("renamed")
+	return nil
 }
 
-// fetch brings upstream's branches and tags into the snapshot namespaces of the repository at dir
-// in one ref transaction. Objects pass fsck; the mistakes that old programs made in good faith
-// are let through, since history cannot be mended.
-func (r *remote) fetch(ctx context.Context, dir string) error {
+// prepare makes the empty repository at tmp and fills it from what this machine has.
+func (r *remote) prepare(ctx context.Context, tmp string, l *listing, o Options) error {
+	was, _ := readSmall(filepath.Join(tmp, "config"))
+	if Verify(tmp) != nil || !bytes.Equal(was, config(r.format)) { // absent, or of another kind
+		if err := os.RemoveAll(tmp); err != nil {
+			return err
+		}
+		head := l.head
+		if head == "" {
+			head = "main"
+		}
+		if err := makeRepo(tmp, r.format, head); err != nil {
+			return err
+		}
+	} else {
+		view.SweepLocks(tmp, r.now())
+		half, _ := filepath.Glob(filepath.Join(tmp, "objects", "pack", "tmp_*")) // the pattern is valid
+		for _, f := range half {
+			_ = os.Remove(f)
+		}
+	}
+	r.step("prepared")
+	for _, from := range []struct{ flag, path string }{{"--from-bundle", o.Bundle}, {"--reference", o.Reference}} {
+		if from.path == "" {
+			continue
+		}
+		c := git.Cmd{GitDir: tmp, Timeout: fetchTimeout, Protocols: []string{"file"}, Args: []string{"fetch", "--quiet", "--no-tags",
+			"--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--", from.path, "+refs/*:" + seedRefs + "*"}}
+		c.Config = append(c.Config, fsckConfig()...)
+		if _, err := r.Git.Run(ctx, c); err != nil {
+			return problem.New("bad_seed", problem.Failed, "%s %s cannot be used: %w", from.flag, text.Line(from.path, 0), err).
+				WithHint("git bundle verify FILE, or leave the flag out")
+		}
+	}
+	return nil
+}
+
+// seedRefs tell the first fetch what is there already.
+const seedRefs = "refs/terok/seed/"
+
+// dropRefs deletes a namespace.
+func (s *Store) dropRefs(ctx context.Context, dir, prefix string) error {
+	refs, err := s.refs(ctx, dir)
+	if err != nil {
+		return err
+	}
+	var script []string
+	for name, id := range refs.below(prefix) {
+		script = append(script, "delete "+prefix+name+" "+id)
+	}
+	return s.updateRefs(ctx, dir, nil, script...)
+}
+
+// fetchStaged brings upstream's branches and tags into the staging namespaces and returns them.
+func (r *remote) fetchStaged(ctx context.Context, before refMap) (heads, tags map[string]string, err error) {
 	if r.up.URL == "" {
-		return nil
+		return nil, nil, nil
 	}
-	c := r.transport(dir, fetchTimeout, "fetch", "--quiet", "--atomic", "--prune", "--no-tags", "--no-write-fetch-head",
-		"--no-recurse-submodules", "--no-auto-maintenance", "--", r.up.URL,
-		"+"+refname.Heads+"*:refs/terok/upstream/*", "+refs/tags/*:refs/terok/upstream-tags/*")
-	c.Config = append(c.Config, "fetch.fsckObjects=true", "fetch.unpackLimit=1", "core.bigFileThreshold=16m", "pack.threads=2")
+	specs := []string{"+" + refname.Heads + "*:" + stagedRefs + "*", "+refs/tags/*:" + stagedTags + "*"}
+	if len(r.branches) > 0 {
+		specs = nil
+		for _, b := range r.branches {
+			specs = append(specs, "+"+refname.Heads+b+":"+stagedRefs+b)
+		}
+	}
+	if err := r.fetch(ctx, r.dir, specs...); err != nil {
+		return nil, nil, err
+	}
+	refs, err := r.refs(ctx, r.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for ref, id := range refs { // what classify deletes when it is done
+		if strings.HasPrefix(ref, stagedRefs) || strings.HasPrefix(ref, stagedTags) {
+			before[ref] = id
+		}
+	}
+	heads, tags = refs.below(stagedRefs), refs.below(stagedTags)
+	if len(r.branches) > 0 {
+		tags = before.below(snapshotTags)
+	}
+	return heads, tags, nil
+}
+
+func fsckConfig() []string {
+	config := []string{"fetch.fsckObjects=true", "fetch.unpackLimit=1", "core.bigFileThreshold=16m", "pack.threads=2"}
 	for _, id := range git.OldMistakes {
-		c.Config = append(c.Config, "fetch.fsck."+id+"=ignore")
+		config = append(config, "fetch.fsck."+id+"=ignore")
 	}
-	if _, err := r.Git.Run(ctx, c); err != nil {
+	return config
+}
+
+// fetch moves refs of the repository at dir in one transaction. Objects pass fsck; the mistakes
+// that old programs made in good faith are let through, since history cannot be mended. A transfer
+// in which nothing happens for Store.Stall ends.
+func (r *remote) fetch(ctx context.Context, dir string, specs ...string) error {
+	c := r.conn.Cmd(dir, fetchTimeout, "fetch", "--progress", "--atomic", "--no-tags", "--no-write-fetch-head",
+		"--no-recurse-submodules", "--no-auto-maintenance")
+	if len(r.branches) == 0 {
+		c.Args = append(c.Args, "--prune")
+	}
+	c.Args = append(append(c.Args, "--", r.up.URL), specs...)
+	c.Config = append(c.Config, fsckConfig()...)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := &stallWatch{limit: r.stall(), cancel: cancel, progress: r.Progress}
+	watch.timer = time.AfterFunc(watch.limit, func() { cancel(errStalled) })
+	defer watch.timer.Stop()
+	c.Stderr = watch
+	_, err := r.Git.Run(ctx, c)
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		err = errStalled
+	}
+	if err != nil {
 		return Unreachable(r.up, err)
 	}
 	return nil
+}
+
+var errStalled = errors.New("nothing came from it")
+
+// stallWatch cancels a transfer whose progress stands still.
+type stallWatch struct {
+	limit    time.Duration
+	timer    *time.Timer
+	cancel   context.CancelCauseFunc
+	progress func(string)
+	last     time.Time
+}
+
+func (w *stallWatch) Write(p []byte) (int, error) {
+	w.timer.Reset(w.limit)
+	if now := time.Now(); w.progress != nil && now.Sub(w.last) > time.Second {
+		w.last = now
+		lines := strings.FieldsFunc(string(p), func(r rune) bool { return r == '\r' || r == '\n' })
+		if len(lines) > 0 {
+			w.progress(strings.TrimSpace(text.Line(lines[len(lines)-1], 120)))
+		}
+	}
+	return len(p), nil
 }
 
 // Unreachable wraps what git said about upstream, with the cure that fits the protocol.
@@ -164,17 +280,18 @@ func Unreachable(up Upstream, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return problem.New("upstream_stalled", problem.Deadline, "upstream did not answer in time: %w", err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errStalled) || strings.Contains(err.Error(), "Operation too slow") {
+		return problem.New("upstream_stalled", problem.Deadline, "upstream %s did not answer in time: %w", up, err).
+			WithHint("try again later; what came until now is kept")
 	}
 	p := problem.New("upstream_unreachable", problem.Failed, "upstream cannot be read: %w", err)
 	switch up.Protocol {
 	case "ssh":
-		return p.WithHint("check it with: ssh-add -l; git ls-remote %s", up.URL)
+		return p.WithHint("check it with: ssh-add -l; git ls-remote %s", up)
 	case "https":
 		return p.WithHint("an upstream that needs a sign-in works over ssh: user@host:path")
 	}
-	return p.WithHint("check it with: git ls-remote %s", up.URL)
+	return p.WithHint("check it with: git ls-remote %s", up)
 }
 
 // refMap maps full ref names to ids.

@@ -42,9 +42,11 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/problem"
 	"terok/internal/state"
+	"terok/internal/text"
 )
 
 // BorrowMount is where a container finds the base's objects, read-only.
@@ -60,6 +62,12 @@ type Store struct {
 	Now    func() time.Time
 	Ledger audit.Recorder
 	SSHEnv []string // further environment for ssh upstreams, e.g. "SSH_AUTH_SOCK=…"
+	// Access finds the credentials of an upstream; nil uses none but SSHEnv.
+	Access   func(context.Context, Upstream) (Access, error)
+	Actor    string        // in the ledger: operator, or auto for timers; "" is operator
+	Stall    time.Duration // without a byte from upstream; 0 is one minute
+	Progress func(string)  // gets a line about a long transfer, at most one a second; may be nil
+	Fault    func(string)  // tests: called after each step of a sync with its name
 }
 
 // gateState is gate/P/state.json.
@@ -69,6 +77,12 @@ type gateState struct {
 	Upstream string    `json:"upstream"` // "" for a gate without upstream
 	Format   string    `json:"format"`   // object format: sha1 or sha256
 	LastSync time.Time `json:"last_sync,omitzero"`
+
+	LastError string            `json:"last_error,omitempty"` // of the last sync; "" when it worked
+	Pending   int               `json:"pending,omitempty"`    // decisions that the last sync left
+	Checked   *Check            `json:"checked,omitempty"`    // what upstream had when it was last asked
+	Reasons   map[string]string `json:"reasons,omitempty"`    // backup ref → why it was made
+	GCAt      time.Time         `json:"gc_at,omitzero"`       // last gate gc
 }
 
 const stateSchema = 1
@@ -124,16 +138,46 @@ func (s *Store) record(e audit.Event) {
 	}
 }
 
-// Lock takes the gate's exclusive lock: sync, promotion and deletion hold it. It waits BusyWait,
-// then fails with the problem "gate_busy", which names the holder. The lock ends with unlock or
-// with the process.
+func (s *Store) stall() time.Duration {
+	if s.Stall > 0 {
+		return s.Stall
+	}
+	return time.Minute
+}
+
+func (s *Store) actor() string {
+	if s.Actor != "" {
+		return s.Actor
+	}
+	return "operator"
+}
+
+// step is a fault point: a test kills the process there.
+func (s *Store) step(name string) {
+	if s.Fault != nil {
+		s.Fault(name)
+	}
+}
+
+// Lock takes the gate's exclusive lock: sync, promotion, gc and deletion hold it, and a task's lock
+// is only ever taken after it. It waits BusyWait, then fails with the problem "gate_busy", which
+// names the holder. The lock ends with unlock or with the process.
 func (s *Store) Lock(ctx context.Context, project string) (unlock func(), err error) {
+	return s.lock(ctx, project, false)
+}
+
+// lock waits as long as ctx lives when wait is set.
+func (s *Store) lock(ctx context.Context, project string, wait bool) (unlock func(), err error) {
 	if err := checkComponent(project); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(s.Roots.GateDir(project), "gate")
-	deadline := time.NewTimer(BusyWait)
-	defer deadline.Stop()
+	var late <-chan time.Time
+	if !wait {
+		deadline := time.NewTimer(BusyWait)
+		defer deadline.Stop()
+		late = deadline.C
+	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -149,10 +193,10 @@ func (s *Store) Lock(ctx context.Context, project string) (unlock func(), err er
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-deadline.C:
+		case <-late:
 			holder, _ := os.ReadFile(path + ".lock")
 			return nil, problem.New("gate_busy", problem.Conflict, "the gate of %s is busy: %.100s works on it", project, holder).
-				WithHint("try again when it is done")
+				WithHint("try again when it is done, or wait for it: --wait")
 		case <-tick.C:
 		}
 	}
@@ -164,6 +208,17 @@ func checkComponent(name string) error {
 		return problem.New("bad_name", problem.Usage, "%.60q is not a project or task name", name)
 	}
 	return nil
+}
+
+// Check is what upstream had when it was last asked without fetching.
+type Check struct {
+	At       time.Time `json:"at"`
+	Behind   int       `json:"behind"`             // branches that upstream has moved or made
+	Gone     int       `json:"gone"`               // branches that upstream has deleted
+	Error    string    `json:"error,omitempty"`    // why it could not be asked
+	Failures int       `json:"failures"`           // in a row
+	Next     time.Time `json:"next,omitzero"`      // not before
+	Branches []string  `json:"branches,omitempty"` // at most 20 of those behind
 }
 
 // config is the whole configuration of our repositories. It repeats what every call passes,
@@ -201,6 +256,16 @@ var layout = map[string]fs.FileMode{
 	"objects": fs.ModeDir, "refs": fs.ModeDir,
 	"task.lock": 0,          // view.Lock
 	"terok":     fs.ModeDir, // of a base: what the host tells the tasks' servers
+}
+
+// checked is Verify of a base; one that was changed is frozen, so that no task pushes on top of it.
+func (s *Store) checked(project, base string) error {
+	err := Verify(base)
+	if problem.Is(err, "store_corrupt") {
+		_ = state.WriteFile(view.FrozenFile(base, ""), []byte("the base is not as terok wrote it"))
+		s.record(audit.Event{Project: project, Ev: "gate_corrupt", Actor: s.actor(), Reason: text.Line(err.Error(), 300)})
+	}
+	return err
 }
 
 // Verify says whether the repository at dir is still the one that terok wrote, borrowing from

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"terok/internal/problem"
+	"terok/internal/text"
 )
 
 // Upstream is where a project's code comes from and goes to: an absolute path, or a file://,
@@ -14,6 +15,23 @@ import (
 type Upstream struct {
 	URL      string // as git gets it; never holds a password; "" for none
 	Protocol string // file, https or ssh
+}
+
+// String is the URL for messages: whatever stands before the host is masked.
+func (u Upstream) String() string { return text.Line(MaskURL(u.URL), 200) }
+
+// MaskURL hides user name and password of a URL; other texts are returned as they are.
+func MaskURL(u string) string {
+	scheme, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		return u
+	}
+	host, path, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(host, '@')
+	if at < 0 || scheme == "ssh" && !strings.Contains(host[:at], ":") {
+		return u // the user of ssh is no secret
+	}
+	return scheme + "://***@" + host[at+1:] + "/" + path
 }
 
 // Local is the directory of a local upstream, "" for a remote one.
@@ -68,6 +86,9 @@ func ParseUpstream(text string) (Upstream, error) {
 		}
 		if _, has := u.User.Password(); has {
 			return bad("it contains a password", "leave the password out; it would be visible to every process")
+		}
+		if scheme == "https" && u.User != nil {
+			return bad("it contains a user name, which may be a token", "store the token with terok auth and leave it out of the URL")
 		}
 		switch scheme {
 		case "file":

@@ -42,6 +42,15 @@ func Lock(repo string) (unlock func(), err error) {
 	return state.LockFor(filepath.Join(repo, "task"), LockWait)
 }
 
+// FrozenFile is the file whose existence freezes pushes: of task, or with task "" of every task of
+// the base. Its text is the reason. It lies in the base, which the servers can read and not write.
+func FrozenFile(base, task string) string {
+	if task == "" {
+		return filepath.Join(base, "terok", "frozen")
+	}
+	return filepath.Join(base, "terok", "frozen."+task)
+}
+
 // staleLock is the age from which a lock file of git's is what a killed process left: no ref
 // transaction of ours takes as long.
 const staleLock = 10 * time.Minute
