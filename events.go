@@ -20,18 +20,19 @@ var EventKinds = map[string][]string{
 	"network": {"flow_", "name_", "dns_", "limit", "flood"},
 	"verdict": {"verdict", "request", "entry_", "posture_", "policy_"},
 	"vault":   {"vault_", "credential"},
-	"gate":    {"gate_", "push_", "promote", "promotion", "review"},
+	"gate":    {"gate_", "push_", "promote", "promotion", "review", "leak_", "task_reset"},
 	"task":    {"start", "stop", "note", "supervisor_", "task_", "project_", "sandbox_"},
 	"trouble": {"error", "verify_", "ledger", "events_lost", "gap", "panic", "flood", "limit"},
 }
 
 // EventsQuery selects events.
 type EventsQuery struct {
-	Target string // a task or sandbox; "": all of them, and the host's
-	Kinds  []string
-	Since  time.Time // zero: from the beginning
-	Last   int       // only the last n; 0: all
-	Follow bool      // go on with what happens, until ctx ends
+	Target  string // a task or sandbox; "": all of them, and the host's
+	Project string // without Target: only what concerns this project
+	Kinds   []string
+	Since   time.Time // zero: from the beginning
+	Last    int       // only the last n; 0: all
+	Follow  bool      // go on with what happens, until ctx ends
 }
 
 // watchEvery is how often Events looks for tasks that are new.
@@ -50,6 +51,9 @@ func (a *App) Events(ctx context.Context, q EventsQuery, fn func(audit.Event) er
 	}
 	w := ledgerWatch{list: func() ([]string, error) { return a.ledgers() }, filter: f, last: map[string]uint64{}, fn: fn,
 		keep: func(audit.Event) bool { return true }}
+	if q.Project != "" {
+		w.keep = func(e audit.Event) bool { return e.Project == q.Project }
+	}
 	if q.Target != "" {
 		s, err := a.shielded(q.Target)
 		if err != nil {

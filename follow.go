@@ -191,6 +191,7 @@ func (a *App) traffic(t *task.Task, end *TaskEnd) error {
 // AttachTask gives the person the task's terminal: the tmux session in the container, behind our
 // own relay on the host.
 func (a *App) AttachTask(ctx context.Context, t *task.Task, in, out *os.File) error {
+	a.pollSoon(t.Project)
 	c, err := a.taskContainer(ctx, t)
 	if err != nil {
 		return err

@@ -56,16 +56,6 @@ func (a *App) globalIgnores(ctx context.Context) []string {
 	return files
 }
 
-// GateSync brings a project's base repository up to date with its upstream, making it first if
-// need be. Rewrites and deletions upstream are in Report.Pending and not applied.
-func (a *App) GateSync(ctx context.Context, project string) (GateReport, error) {
-	p, err := a.projects().Get(project)
-	if err != nil {
-		return GateReport{}, err
-	}
-	return a.gateStore().Init(ctx, project, p.Git.UpstreamURL)
-}
-
 // HomeRelative shows a path below the person's home with a tilde.
 func (a *App) HomeRelative(path string) string {
 	if home := a.Environ("HOME"); filepath.IsAbs(home) {

@@ -37,18 +37,24 @@ func (a *App) startNotifier() {
 	if a.Self == "" || !a.desktop() || a.notifierRuns() {
 		return
 	}
+	a.startAside([]string{"DBUS_SESSION_BUS_ADDRESS=" + a.SessionBus()}, "notify")
+}
+
+// startAside starts this program as a process that outlives the command, with nothing of its
+// terminal and little of its environment. Whatever goes wrong is not the command's failure.
+func (a *App) startAside(env []string, args ...string) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return
 	}
 	defer null.Close()
-	env := []string{"PATH=/usr/bin:/bin", "DBUS_SESSION_BUS_ADDRESS=" + a.SessionBus()}
+	env = append(env, "PATH=/usr/bin:/bin")
 	for _, v := range []string{"HOME", "USER", "LANG", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"} {
 		if s := a.Environ(v); s != "" {
 			env = append(env, v+"="+s)
 		}
 	}
-	p, err := os.StartProcess(a.Self, []string{"terok", "notify"}, &os.ProcAttr{
+	p, err := os.StartProcess(a.Self, append([]string{"terok"}, args...), &os.ProcAttr{
 		Dir: "/", Env: env, Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err == nil {
 		_ = p.Release() // it is init's child once we end

@@ -86,9 +86,10 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		a.say("mirroring %s …", p.Git.UpstreamURL)
 	}
 	// Init also waits for another run that is just making it, and goes on after one that was killed.
-	if _, err := gate.Init(ctx, p.Name, p.Git.UpstreamURL); err != nil {
+	if _, err := gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{})); err != nil && !problem.Is(err, "sync_partial") {
 		return nil, err
 	}
+	a.upkeep(ctx, p)
 	path := p.UpstreamPath()
 	if path == "" || req.Base != "" {
 		return nil, nil
@@ -116,6 +117,32 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		clone.Uncommitted = carry
 	}
 	return &clone, nil
+}
+
+// handover finds the task whose work a new one begins with: word is TASK:BRANCH, or TASK where the
+// gate has no branch of that name. It returns nil for everything else.
+func (a *App) handover(ctx context.Context, p *project.Project, word string) (*store.Handover, error) {
+	name, branch, colon := strings.Cut(word, ":")
+	if word == "" || p.Git.UpstreamURL == "" {
+		return nil, nil
+	}
+	if !colon {
+		has, err := a.gateStore().HasBranch(ctx, p.Name, word)
+		if err != nil || has {
+			return nil, err
+		}
+	}
+	t, err := a.tasks().Resolve(p.Name, name)
+	if err != nil {
+		if !colon {
+			return nil, nil // CreateTask says that there is no such branch
+		}
+		return nil, err
+	}
+	if t.Project != p.Name {
+		return nil, problem.New("other_project", problem.Usage, "task %s belongs to another project than %s", t.Ref(), p.Name)
+	}
+	return &store.Handover{Task: t.ID, Branch: branch, Own: t.Branch}, nil
 }
 
 // human is the operator's git identity: the project's, else that of the clone, else none.

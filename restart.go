@@ -55,6 +55,7 @@ func (a *App) restart(ctx context.Context, t *task.Task) error {
 		return err
 	}
 	a.say("restarting %s …", t.Ref())
+	defer a.pollSoon(t.Project)
 	defer a.startNotifier()
 	return a.launcher().Restart(ctx, c.ID, t.Dir(a.Roots), 10*time.Second)
 }

@@ -40,7 +40,7 @@ type RunRequest struct {
 	Model      string        // "" is the agent's own choice
 	Timeout    time.Duration // of a headless run, whole seconds; 0 is no limit
 	Name       string        // of the task; "" draws one
-	Base       string        // branch to begin from; "" is the clone's HEAD, or the project's default
+	Base       string        // branch or commit to begin from, or TASK[:BRANCH]; "" is the clone's HEAD, or the project's default
 	Allow      []string      // rules for this task, policy grammar
 	Restricted bool          // the agent asks before it acts, and there is no sudo
 	Carry      string        // uncommitted work in the clone: "yes", "no", "" asks where somebody can answer, else no
@@ -121,6 +121,10 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
+	from, err := a.handover(ctx, p, req.Base)
+	if err != nil {
+		return nil, err
+	}
 
 	mode := task.Interactive
 	if req.Headless {
@@ -144,7 +148,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, global, t, agent, provider, grants, rules, bundles, imageID, clone, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, grants, rules, bundles, imageID, clone, from, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -161,6 +165,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if t, err = a.tasks().Get(t.Project, t.ID); err != nil {
 		return nil, err
 	}
+	a.pollSoon(t.Project)
 	return a.TaskStatus(ctx, t)
 }
 
@@ -188,6 +193,7 @@ type starting struct {
 	bundles  []image.Bundle // the agent's and its runtime's
 	image    string
 	clone    *store.Clone
+	from     *store.Handover // nil: not another task's work
 	req      RunRequest
 }
 
@@ -326,7 +332,7 @@ func settings(g config.Global) policy.Settings {
 func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts *roster.Facts) error {
 	t := s.task
 	gate := a.gateStore()
-	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.clone})
+	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.clone, From: s.from})
 	if err != nil {
 		return err
 	}
@@ -337,7 +343,9 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts 
 		return err
 	}
 	human := a.human(ctx, s.project)
-	spec.Gate = &sandbox.Gate{Repo: repo.Repo, Base: repo.Base, Protected: s.project.Gate.Protected}
+	push := s.project.Gate.Push
+	spec.Gate = &sandbox.Gate{Repo: repo.Repo, Base: repo.Base, Protected: s.project.Gate.Protected, QuotaMB: s.project.Gate.QuotaMB,
+		MaxPackMB: push.MaxPackMB, MaxFileMB: push.MaxFileMB, MaxRefs: push.MaxRefs, Lenient: push.Fsck == "warn", AllowSecrets: push.Secrets == "flag"}
 	spec.Start.Clone = &sandbox.Clone{
 		URL:    fmt.Sprintf("http://%s:%d/task.git", sandbox.ServiceHost, sandbox.GatePort),
 		Branch: t.Branch, Borrow: store.BorrowMount, UserName: human.Name, UserEmail: human.Email,

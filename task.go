@@ -280,7 +280,26 @@ func (a *App) recordExit(ctx context.Context, t *task.Task) error {
 
 // DeleteTask archives a task's record, logs and ledger and removes everything else of it. Every
 // step can be repeated, so an interrupted deletion is run again.
-func (a *App) DeleteTask(ctx context.Context, t *task.Task) error {
+func (a *App) DeleteTask(ctx context.Context, t *task.Task) error { return a.deleteTask(ctx, t, false) }
+
+// DeleteTaskKeeping is DeleteTask that also archives the commits that were not promoted: a bundle
+// that git on this machine reads, beside the task's record.
+func (a *App) DeleteTaskKeeping(ctx context.Context, t *task.Task) (bundle string, err error) {
+	if err := a.deleteTask(ctx, t, true); err != nil {
+		return "", err
+	}
+	bundle = a.bundlePlace(t)
+	if _, err := os.Lstat(bundle); errors.Is(err, fs.ErrNotExist) {
+		return "", nil // it had none
+	}
+	return bundle, nil
+}
+
+func (a *App) bundlePlace(t *task.Task) string {
+	return filepath.Join(a.archivePlace(t), "commits.bundle")
+}
+
+func (a *App) deleteTask(ctx context.Context, t *task.Task, keep bool) error {
 	dir := t.Dir(a.Roots)
 	release, err := a.tasks().Operate(t.Project, t.ID)
 	if err != nil {
@@ -302,6 +321,12 @@ func (a *App) DeleteTask(ctx context.Context, t *task.Task) error {
 	}
 	if err := a.archiveTask(t); err != nil {
 		return problem.New("archive_failed", problem.Failed, "task %s was not deleted: its archive could not be written: %w", t.Ref(), err)
+	}
+	if keep {
+		_, err := a.gateStore().Bundle(ctx, t.Project, t.ID, a.bundlePlace(t))
+		if err != nil && !problem.Is(err, "task_not_found") && !problem.Is(err, "gate_missing") { // without a gate there are no commits
+			return problem.New("archive_failed", problem.Failed, "task %s was not deleted: its commits could not be kept: %w", t.Ref(), err)
+		}
 	}
 	for _, c := range list {
 		if err := a.pod().Remove(ctx, c.ID); err != nil {

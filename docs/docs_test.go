@@ -285,8 +285,7 @@ func TestExamples(t *testing.T) {
 		for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
 			count++
 			global := config.Defaults()
-			probe := project.Config{}
-			probe.Run.Run = global.Run
+			probe := project.Defaults(global)
 			var err error
 			switch {
 			case strings.Contains(m[1], "/terok/providers/"):

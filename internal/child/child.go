@@ -122,7 +122,7 @@ func Run(ctx context.Context, s Spec) ([]byte, error) {
 		// inherits the limits.
 		for _, l := range s.Limits {
 			if lerr := unix.Prlimit(cmd.Process.Pid, l.Resource, &unix.Rlimit{Cur: l.Max, Max: l.Max}, nil); lerr != nil && !errors.Is(lerr, unix.ESRCH) {
-				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
 				return nil, fmt.Errorf("limit %s: %w", Show(s.Path, s.Args), lerr)
 			}

@@ -121,6 +121,7 @@ var commands = []func(*env) *cobra.Command{
 	newLoginCmd,
 	newTaskCmd,
 	newProjectCmd,
+	newGateCmd,
 	newPanicCmd,
 	newSandboxCmd,
 	newClearanceCmd,
@@ -229,6 +230,18 @@ func readLine(r io.Reader) (string, error) {
 		}
 	}
 	return strings.TrimSuffix(string(line), "\r"), nil
+}
+
+// sure asks before something is lost; without anybody to ask it is an error that names the command.
+func (e *env) sure(question, hint string, args ...any) error {
+	if e.app.Confirm == nil {
+		return problem.New("needs_answer", problem.Declined, "this needs a confirmation: %s", question).WithHint(hint, args...)
+	}
+	ok, err := e.app.Confirm(question)
+	if err == nil && !ok {
+		err = problem.New("declined", problem.Declined, "nothing was changed")
+	}
+	return err
 }
 
 // Warning is a remark that does not change the result.

@@ -34,24 +34,12 @@ Kinds: network (connections and names), verdict (rules, requests, postures), vau
 			if q.Last < 0 {
 				return problem.New("usage", problem.Usage, "--last is 0 or more")
 			}
-			if since != "" {
-				d, err := terok.Window(since)
-				if err != nil {
-					return problem.New("usage", problem.Usage, "--since takes a number and one of s, m, h, d, such as 2h, not %q", since)
-				}
-				q.Since = e.app.Now().Add(-d)
-			}
-			show := func(ev audit.Event) error {
-				_, err := fmt.Fprintln(e.out, eventOf(ev)+eventLine(ev))
+			if err := e.since(&q, since); err != nil {
 				return err
 			}
-			if e.json {
-				enc := json.NewEncoder(e.out)
-				enc.SetEscapeHTML(false)
-				if err := enc.Encode(map[string]string{"type": "hello", "schema": "terok.events/1"}); err != nil {
-					return err
-				}
-				show = func(ev audit.Event) error { return enc.Encode(ev) }
+			show, err := e.eventPrinter("events")
+			if err != nil {
+				return err
 			}
 			return e.app.Events(cmd.Context(), q, show)
 		},
@@ -69,6 +57,33 @@ Kinds: network (connections and names), verdict (rules, requests, postures), vau
 		return kinds, cobra.ShellCompDirectiveNoFileComp
 	})
 	return cmd
+}
+
+// since fills in the beginning of a query.
+func (e *env) since(q *terok.EventsQuery, word string) error {
+	if word == "" {
+		return nil
+	}
+	d, err := terok.Window(word)
+	if err != nil {
+		return problem.New("usage", problem.Usage, "--since takes a number and one of s, m, h, d, such as 2h, not %q", word)
+	}
+	q.Since = e.app.Now().Add(-d)
+	return nil
+}
+
+// eventPrinter prints events: a line each, or JSON Lines after a hello.
+func (e *env) eventPrinter(schema string) (func(audit.Event) error, error) {
+	if !e.json {
+		return func(ev audit.Event) error {
+			_, err := fmt.Fprintln(e.out, eventOf(ev)+eventLine(ev))
+			return err
+		}, nil
+	}
+	enc := json.NewEncoder(e.out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(map[string]string{"type": "hello", "schema": "terok." + schema + "/1"})
+	return func(ev audit.Event) error { return enc.Encode(ev) }, err
 }
 
 // eventOf is whose event it is, and its day unless that is today.

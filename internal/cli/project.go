@@ -15,7 +15,8 @@ import (
 
 func newProjectCmd(e *env) *cobra.Command {
 	return group("project", "Projects: a repository, its rules and its tasks",
-		newProjectCreateCmd(e), newProjectListCmd(e), newProjectShowCmd(e), newProjectDeleteCmd(e), newGateSyncCmd(e), newProjectSSHInitCmd(e))
+		newProjectCreateCmd(e), newProjectListCmd(e), newProjectShowCmd(e), newProjectDeleteCmd(e),
+		newGateSyncCmd(e), newProjectGatePathCmd(e), newGateBackupsCmd(e), newProjectSSHInitCmd(e))
 }
 
 func newProjectCreateCmd(e *env) *cobra.Command {

@@ -33,7 +33,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	s.StringVar(&f.req.Provider, "provider", "", "whose model (default: the project's, else what a key is stored for; terok agents list)")
 	s.DurationVar(&f.req.Timeout, "timeout", defaultTimeout, "stop a headless agent after this long, 0 never; what it wrote is kept")
 	s.StringVar(&f.req.Name, "name", "", "name of the task (default: drawn)")
-	s.StringVar(&f.req.Base, "from", "", "branch to begin from (default: what your clone has checked out)")
+	s.StringVar(&f.req.Base, "from", "", "branch, commit, or TASK[:BRANCH] to begin from (default: what your clone has checked out)")
 	s.StringArrayVar(&f.req.Allow, "allow", nil, "let the task reach this, e.g. registry.npmjs.org:443 (repeatable)")
 	s.BoolVar(&f.req.Restricted, "restricted", false, "keep the agent's own permission prompts, and no sudo")
 	s.BoolVar(&f.carry, "carry", false, "begin from the clone's uncommitted work as well")

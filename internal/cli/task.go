@@ -20,7 +20,8 @@ import (
 func newTaskCmd(e *env) *cobra.Command {
 	return group("task", "Tasks: one agent, one container, one branch",
 		newTaskRunCmd(e), newTaskListCmd(e), newTaskStatusCmd(e), newTaskLogsCmd(e), newTaskStopCmd(e),
-		newTaskRestartCmd(e), newTaskDeleteCmd(e), newTaskUsageCmd(e), newTaskAuditCmd(e), newTaskRevokeCmd(e))
+		newTaskRestartCmd(e), newTaskResetCmd(e), newTaskExportCmd(e), newTaskDeleteCmd(e),
+		newTaskUsageCmd(e), newTaskAuditCmd(e), newTaskRevokeCmd(e))
 }
 
 // pick finds the task meant by "T", "P/T" or "P T". Without a project the current directory gives
@@ -287,48 +288,6 @@ func (e *env) onTask(ctx context.Context, args []string, schema, done string, op
 		_, err := fmt.Fprintf(w, "%s %s\n", v.Ref(), done)
 		return err
 	})
-}
-
-func newTaskDeleteCmd(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use:   "delete TASK…",
-		Short: "Delete tasks: container, workspace, commits that were not promoted",
-		Long: `Delete tasks. The record, the logs and the ledger are archived; the container, the workspace
-and every commit that was not promoted go.`,
-		Example:           "  terok task delete k3v9p --yes",
-		Args:              atLeast(1, "a task"),
-		ValidArgsFunction: e.completeTasks,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			tasks, err := e.pickSeveral(args)
-			if err != nil {
-				return err
-			}
-			var refs []string
-			for _, t := range tasks {
-				refs = append(refs, t.Ref())
-			}
-			if e.app.Confirm == nil {
-				return problem.New("needs_answer", problem.Declined, "deleting needs a confirmation").
-					WithHint("terok task delete %s --yes", strings.Join(refs, " "))
-			}
-			ok, err := e.app.Confirm("Delete " + strings.Join(refs, ", ") + " and every commit in them that was not promoted?")
-			if err != nil {
-				return err
-			}
-			if !ok {
-				return problem.New("declined", problem.Declined, "not deleted")
-			}
-			for _, t := range tasks {
-				if err := e.app.DeleteTask(cmd.Context(), t); err != nil {
-					return err
-				}
-			}
-			return e.print("task.delete", refs, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "deleted %s\n", strings.Join(refs, ", "))
-				return err
-			})
-		},
-	}
 }
 
 // pickSeveral finds the tasks of "T…", each also "P/T", or of "P T".

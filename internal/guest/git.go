@@ -82,7 +82,8 @@ func (g *gitRunner) settings(ctx context.Context, c *sandbox.Clone) error {
 			return err
 		}
 	}
-	return nil
+	// The base's branches as they are now, whatever the task has done with its own.
+	return g.run(ctx, "config", "--add", "remote.origin.fetch", "+refs/upstream/heads/*:refs/remotes/upstream/*")
 }
 
 func (g *gitRunner) run(ctx context.Context, args ...string) error {

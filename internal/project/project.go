@@ -38,15 +38,9 @@ type Config struct {
 		Authorship    string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
 		Forge         string `yaml:"forge" oneof:"github gitlab gitea"` // of the upstream's host; "" goes by its name
 	} `yaml:"git"`
-	Gate struct {
-		Protected     []string `yaml:"protected"` // branches that no task may move, besides its view of upstream
-		RequireReview string   `yaml:"require_review" oneof:"none branch commit"`
-		Promote       struct {
-			BranchTemplate string `yaml:"branch_template"` // at upstream; {task}, {name} and {branch} are filled in
-			AllowProtected bool   `yaml:"allow_protected"` // upstream's default branch and gate.protected may be promoted to
-		} `yaml:"promote"`
-	} `yaml:"gate"`
-	Review struct {
+	Gate        Gate        `yaml:"gate"`
+	Gatekeeping Gatekeeping `yaml:"gatekeeping"`
+	Review      struct {
 		Paths []string `yaml:"paths"` // globs of where changes are expected; others are flagged
 	} `yaml:"review"`
 	Shield    Shield           `yaml:"shield"`
@@ -71,9 +65,10 @@ type Config struct {
 	DefaultProvider string `yaml:"default_provider"` // for agents that can use it; "" is the agent's own choice
 }
 
-// defaults is what project.yml means when it is empty: the user's config.yml.
-func defaults(g config.Global) Config {
+// Defaults is what project.yml means when it is empty: the user's config.yml.
+func Defaults(g config.Global) Config {
 	var c Config
+	c.gateDefaults()
 	c.Run.Run = g.Run
 	c.Clearance = g.Clearance
 	c.SSH.RequireSessionBind = true
@@ -137,6 +132,7 @@ func (c *Config) Validate() []config.FieldError {
 		fail("gate.promote.branch_template", "knows {task}, {name} and {branch}")
 	}
 	bad = append(bad, c.Shield.validate()...)
+	bad = append(bad, c.validateGate()...)
 	switch c.Credentials.Scope {
 	case "", "shared", "project":
 	default:
@@ -205,7 +201,7 @@ func (s Store) Get(name string) (*Project, error) {
 		return nil, err
 	}
 	d := s.document()
-	d.Config = defaults(global)
+	d.Config = Defaults(global)
 	if err := config.Load(file, d); err != nil {
 		return nil, err
 	}

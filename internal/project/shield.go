@@ -204,6 +204,12 @@ func (*Config) Moved() map[string]string {
 		"shield.overrides":        "write shield.override",
 		"shield.drop_on_task_run": "remove it: a task starts with its shield up; terok shield down P/T --for 30m lowers it",
 		"project.id":              "write project.name",
+		"gate.enabled":            "remove it: a project with git.upstream_url has a gate",
+		"gate.path":               "remove it: gates lie below XDG_DATA_HOME, one for each project",
+		"gate.isolation":          "remove it: each task has a repository of its own; terok task run --from hands work over",
+		"gate.seed":               "remove it: a task borrows the objects of the base",
+		"gate.push.protected":     "write gate.protected",
+		"gate.push.tags":          "remove it: tasks push no tags",
 	}
 }
 
@@ -421,5 +427,5 @@ func (s Store) SetProfiles(name string, profiles []string) error {
 
 // document is an empty project.yml with today's profiles and clock.
 func (s Store) document() *document {
-	return &document{Config: defaults(config.Defaults()), library: s.Library(""), now: s.now()}
+	return &document{Config: Defaults(config.Defaults()), library: s.Library(""), now: s.now()}
 }

@@ -22,6 +22,11 @@ func TryLock(path string) (unlock func(), err error) {
 	return lock(path, unix.LOCK_EX|unix.LOCK_NB)
 }
 
+// TryLockShared is TryLock for those who only keep an exclusive holder away; any number may hold it.
+func TryLockShared(path string) (unlock func(), err error) {
+	return lock(path, unix.LOCK_SH|unix.LOCK_NB)
+}
+
 // LockFor is Lock that gives up with ErrLocked after wait.
 func LockFor(path string, wait time.Duration) (unlock func(), err error) {
 	deadline := time.Now().Add(wait)

@@ -28,6 +28,7 @@ const Schema = 1
 const (
 	Interactive = "interactive"
 	Headless    = "headless"
+	Imported    = "imported" // work from elsewhere that waits for review; it never has a container
 )
 
 // Phases of an operation that is under way; its owner is Launch.PID.

@@ -242,9 +242,9 @@ func (s *Store) DeleteBackup(ctx context.Context, project, task, ref string) (Ba
 	return b, err
 }
 
-// copyObjects brings what tips reach, and dst has not, from one repository of ours into another, as
-// one pack.
-func (s *Store) copyObjects(ctx context.Context, src string, alternates []string, dst string, tips []string) error {
+// copyObjects brings what tips reach, and neither dst nor except has, from one repository of ours
+// into another, as one pack.
+func (s *Store) copyObjects(ctx context.Context, src string, alternates []string, dst string, tips []string, except ...string) error {
 	have, err := s.refs(ctx, dst, borrowedBy(dst)...)
 	if err != nil {
 		return err
@@ -257,6 +257,9 @@ func (s *Store) copyObjects(ctx context.Context, src string, alternates []string
 	check := git.Cmd{GitDir: src, Alternates: alternates, MaxOutput: 64 << 20, Args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"}}
 	var ids bytes.Buffer
 	for _, id := range have {
+		fmt.Fprintln(&ids, id)
+	}
+	for _, id := range except {
 		fmt.Fprintln(&ids, id)
 	}
 	check.Stdin = &ids

@@ -104,7 +104,7 @@ func (l *listing) equals(have refMap, branches []string) bool {
 
 // create makes the base beside its place and renames it when everything is there, so that an
 // interrupted one never looks whole. An earlier attempt goes on with the objects it has.
-func (r *remote) create(ctx context.Context, l *listing, o Options) error {
+func (r *remote) create(ctx context.Context, l *listing, o Options) (err error) {
 	tmp := r.dir + ".tmp"
 	old, err := filepath.Glob(tmp + "-*") // of earlier versions
 	for _, dir := range old {
@@ -113,6 +113,11 @@ func (r *remote) create(ctx context.Context, l *listing, o Options) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if packs, _ := filepath.Glob(filepath.Join(tmp, "objects", "pack", "*.pack")); err != nil && len(packs) == 0 {
+			err = errors.Join(err, os.RemoveAll(tmp)) // nothing to go on with
+		}
+	}()
 	if err := r.prepare(ctx, tmp, l, o); err != nil {
 		return err
 	}

@@ -535,4 +535,3 @@ func TestOperatorConfig(t *testing.T) {
 		t.Error("a program of the person's configuration ran")
 	}
 }
-

@@ -168,6 +168,10 @@ func (s *Store) Lock(ctx context.Context, project string) (unlock func(), err er
 
 // lock waits as long as ctx lives when wait is set.
 func (s *Store) lock(ctx context.Context, project string, wait bool) (unlock func(), err error) {
+	return s.waitLock(ctx, project, wait, false)
+}
+
+func (s *Store) waitLock(ctx context.Context, project string, wait, shared bool) (unlock func(), err error) {
 	if err := checkComponent(project); err != nil {
 		return nil, err
 	}
@@ -181,7 +185,14 @@ func (s *Store) lock(ctx context.Context, project string, wait bool) (unlock fun
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		unlock, err = state.TryLock(path)
+		try := state.TryLock
+		if shared {
+			try = state.TryLockShared
+		}
+		unlock, err = try(path)
+		if err == nil && shared {
+			return unlock, nil
+		}
 		if err == nil {
 			// The file itself says who holds it; it is read only when a lock is refused.
 			_ = os.WriteFile(path+".lock", fmt.Appendf(nil, "process %d since %s", os.Getpid(), s.now().UTC().Format(time.RFC3339)), 0o600)

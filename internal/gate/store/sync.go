@@ -192,6 +192,9 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	}
 	st.LastSync, st.LastError = s.now().UTC().Truncate(time.Second), ""
 	st.Pending = len(rep.Pending)
+	if st.Checked != nil && len(o.Branches) == 0 {
+		st.Checked = &Check{At: st.LastSync, Next: st.Checked.Next}
+	}
 	if err := state.WriteJSON(s.statePath(project), st); err != nil {
 		return rep, err
 	}

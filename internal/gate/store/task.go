@@ -29,9 +29,10 @@ const OfferedRefs = view.Offered
 type TaskSpec struct {
 	Project string
 	ID      string
-	Branch  string // the task's own branch, e.g. "terok/k3v9p-brave-otter"
-	Start   string // branch or full commit id of the base; "" is its default branch, or Clone's HEAD
-	Clone   *Clone // a person's clone to start from; nil starts from the base alone
+	Branch  string    // the task's own branch, e.g. "terok/k3v9p-brave-otter"
+	Start   string    // branch or full commit id of the base; "" is its default branch, or Clone's HEAD
+	Clone   *Clone    // a person's clone to start from; nil starts from the base alone
+	From    *Handover // another task's work to start from; wins over Start and Clone
 }
 
 // Task is one task's repository.
@@ -55,7 +56,15 @@ func (s *Store) CreateTask(ctx context.Context, spec TaskSpec) (Task, error) {
 	if err != nil {
 		return t, err
 	}
-	if err := errors.Join(checkComponent(spec.ID), refname.Check(spec.Branch), Verify(base)); err != nil {
+	if err := errors.Join(checkComponent(spec.ID), refname.Check(spec.Branch)); err != nil {
+		return t, err
+	}
+	unlock, err := s.sharedLock(ctx, spec.Project)
+	if err != nil {
+		return t, err
+	}
+	defer unlock()
+	if err := Verify(base); err != nil {
 		return t, err
 	}
 	if _, err := os.Lstat(repo); !errors.Is(err, fs.ErrNotExist) {
@@ -81,15 +90,20 @@ func (s *Store) CreateTask(ctx context.Context, spec TaskSpec) (Task, error) {
 	if err := makeRepo(tmp, st.Format, spec.Branch, objects); err != nil {
 		return t, err
 	}
-	if spec.Clone != nil && spec.Start == "" {
+	switch {
+	case spec.From != nil:
+		var more packedRefs
+		t.Start, more, err = s.fromTask(ctx, spec.Project, tmp, *spec.From, heads)
+		refs = append(refs, more...)
+	case spec.Clone != nil && spec.Start == "":
 		t.From, t.Start, err = s.fromClone(ctx, tmp, objects, spec.Clone, heads)
-	} else {
+	default:
 		t.From, t.Start, err = s.resolveStart(ctx, base, spec.Start, heads)
 	}
 	if err != nil {
 		return t, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), packed(refs, spec.Branch, t.Start), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), packed(refs, heads, spec.Branch, t.Start), 0o600); err != nil {
 		return t, err
 	}
 	return t, os.Rename(tmp, repo)
@@ -155,12 +169,10 @@ func (s *Store) peeledRefs(ctx context.Context, base string) (packedRefs, error)
 
 // packed is the packed-refs file of a new task repository (format: git's refs/packed-backend.c;
 // sorted by name, annotated tags followed by "^" and what they point to).
-func packed(refs packedRefs, branch, start string) []byte {
+func packed(refs packedRefs, base map[string]string, branch, start string) []byte {
 	all := slices.Clone(refs)
-	for _, r := range refs {
-		if b, ok := strings.CutPrefix(r.name, refname.Heads); ok {
-			all = append(all, packedRef{name: view.Upstream + b, id: r.id}, packedRef{name: OfferedRefs + b, id: r.id})
-		}
+	for b, id := range base {
+		all = append(all, packedRef{name: view.Upstream + b, id: id}, packedRef{name: OfferedRefs + b, id: id})
 	}
 	if start != "" {
 		all = append(all, packedRef{name: refname.Heads + branch, id: start}, packedRef{name: StartRef, id: start})
@@ -184,6 +196,13 @@ func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 		return err
 	}
 	repo := s.Roots.GateTask(project, id)
+	if _, err := os.Lstat(repo); err == nil {
+		// A push under way ends first; one that hangs does not keep the task alive.
+		if release, err := view.Lock(repo); err == nil {
+			defer release()
+		}
+	}
+	_ = os.Remove(view.FrozenFile(s.Roots.GateBase(project), id)) // a later task may get the id
 	gone := filepath.Join(filepath.Dir(repo), "."+id+".deleted")
 	// What a command left that was killed while it made the repository, see CreateTask.
 	half, err := filepath.Glob(filepath.Join(filepath.Dir(repo), "."+id+".tmp-*"))
