@@ -318,10 +318,10 @@ func noise(n int) string {
 	return string(b)
 }
 
-// TestLargePush: 50 MiB come chunked and pass in bounded memory.
+// TestLargePush: 20 MiB come chunked and pass in bounded memory.
 func TestLargePush(t *testing.T) {
 	s := serve(t)
-	id := s.commit("big.bin", noise(50<<20))
+	id := s.commit("big.bin", noise(20<<20))
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -333,9 +333,9 @@ func TestLargePush(t *testing.T) {
 		t.Fatal("the push did not land")
 	}
 	allocated := (after.TotalAlloc - before.TotalAlloc) >> 10
-	t.Logf("50 MiB in %s: %.0f MB/s, %d KiB allocated in all", took.Round(time.Millisecond), 52.4/took.Seconds(), allocated)
+	t.Logf("20 MiB in %s: %.0f MB/s, %d KiB allocated in all", took.Round(time.Millisecond), 21.0/took.Seconds(), allocated)
 	if allocated > 16<<10 {
-		t.Errorf("%d KiB were allocated for a 50 MiB push", allocated)
+		t.Errorf("%d KiB were allocated for a 20 MiB push", allocated)
 	}
 }
 

@@ -1,0 +1,187 @@
+package server
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"terok/internal/gate/gatetest"
+	"terok/internal/gate/refname"
+	"terok/internal/gate/view"
+)
+
+// model is what the rules say about one task: its branches, and every tip that a push took away.
+type model struct {
+	s        *served
+	heads    map[string]string
+	replaced map[string]bool
+}
+
+// change is one command of a random push.
+type change struct {
+	branch, id string // id "": delete
+}
+
+// TestModel drives random pushes from eight tasks, creating, moving forward, forcing and deleting
+// branches, among them protected, colliding and unprintable ones, single and atomic, and compares
+// each repository with the model: no task ever sees another's push, replaced tips are kept, the base
+// never changes.
+//
+// spec/gate.md §20: 18, 19.
+func TestModel(t *testing.T) {
+	w := gatetest.New(t)
+	first := w.Gate("task0")
+	protected := []string{"main", "release/*"}
+	var tasks []*model
+	for i := range 8 {
+		task := first
+		if i > 0 {
+			task = w.Task(fmt.Sprintf("task%d", i))
+		}
+		s := serveTask(t, w, task, func(c *Config) { c.Protected = protected })
+		tasks = append(tasks, &model{s: s, heads: map[string]string{"main": task.Start, task.Branch: task.Start}, replaced: map[string]bool{}})
+	}
+	// Commits to push: a line, and one beside it; the same in every clone's own words.
+	for i, m := range tasks {
+		m.s.commit("a", fmt.Sprint("a", i))
+		m.s.commit("a", fmt.Sprint("b", i))
+		m.s.Git(m.s.work, "tag", "two")
+		m.s.Git(m.s.work, "reset", "-q", "--hard", m.s.task.Start)
+		m.s.commit("c", fmt.Sprint("c", i))
+	}
+	base := w.Git(first.Base, "for-each-ref")
+	rounds := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		if rounds++; rounds > 12 { // each is a few processes; the default would take minutes
+			return
+		}
+		m := tasks[rapid.IntRange(0, len(tasks)-1).Draw(rt, "task")]
+		ids := []string{m.s.task.Start}
+		for _, rev := range []string{"two", "two~1", "HEAD"} {
+			ids = append(ids, m.s.Git(m.s.work, "rev-parse", rev))
+		}
+		names := []string{"feat", "feat/x", "Feat", "side", "main", "release/1", m.s.task.Branch, "x\u202ey", "-dash"}
+		var changes []change
+		for range rapid.IntRange(1, 3).Draw(rt, "n") {
+			c := change{branch: rapid.SampledFrom(names).Draw(rt, "branch")}
+			if rapid.IntRange(0, 3).Draw(rt, "delete") > 0 {
+				c.id = rapid.SampledFrom(ids).Draw(rt, "id")
+			}
+			if !slices.ContainsFunc(changes, func(d change) bool { return d.branch == c.branch }) {
+				changes = append(changes, c)
+			}
+		}
+		atomic := rapid.Bool().Draw(rt, "atomic")
+		m.push(rt, changes, atomic, protected)
+	})
+	if rounds < 12 {
+		t.Fatalf("only %d rounds", rounds)
+	}
+	for i, m := range tasks {
+		m.compare(t)
+		for _, other := range tasks[:i] {
+			for id := range m.replaced {
+				if _, err := other.s.TryGit(other.s.task.Repo, "cat-file", "-e", id); err == nil && id != other.s.task.Start {
+					t.Errorf("%s has %s of a sibling", other.s.task.Repo, id)
+				}
+			}
+		}
+	}
+	if now := w.Git(first.Base, "for-each-ref"); now != base {
+		t.Errorf("the base changed:\n%s\n%s", base, now)
+	}
+}
+
+// push carries changes out by git and by the rules.
+func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []string) {
+	args := []string{"push", "--force", "origin"}
+	if atomic {
+		args = append(args, "--atomic")
+	}
+	want := maps.Clone(m.heads)
+	var taken []string
+	refused := false
+	for _, c := range changes {
+		args = append(args, c.id+":refs/heads/"+c.branch)
+		folded := slices.ContainsFunc(slices.Collect(maps.Keys(want)), func(b string) bool { return b != c.branch && strings.EqualFold(b, c.branch) })
+		_, exists := want[c.branch]
+		inTheWay := false // a branch and a directory of branches cannot have one name
+		for b := range want {
+			inTheWay = inTheWay || strings.HasPrefix(b, c.branch+"/") || strings.HasPrefix(c.branch, b+"/")
+		}
+		switch {
+		case refname.Check(c.branch) != nil, refname.Protected(c.branch, protected), c.id == "" && c.branch == m.s.task.Branch,
+			c.id != "" && !exists && (folded || inTheWay):
+			refused = true
+		case c.id == "":
+			if exists {
+				taken = append(taken, want[c.branch])
+				delete(want, c.branch)
+			}
+		default:
+			if exists && want[c.branch] != c.id {
+				taken = append(taken, want[c.branch])
+			}
+			want[c.branch] = c.id
+		}
+	}
+	_, err := m.s.TryGit(m.s.work, args...)
+	got := m.branches()
+	switch {
+	case atomic && refused:
+		if err == nil || !maps.Equal(got, m.heads) {
+			rt.Fatalf("an atomic push with a refused ref: %v\nhas  %v\nhad  %v", err, got, m.heads)
+		}
+		return
+	case refused && err == nil:
+		rt.Fatalf("nothing was refused of %v", changes)
+	}
+	// Names that stand in each other's way within one push land in git's order: what git did is then
+	// the truth, as long as it is one of the two.
+	for b := range got {
+		if _, known := want[b]; !known && m.heads[b] != got[b] {
+			rt.Fatalf("%v: unexpected branch %q", changes, b)
+		}
+	}
+	for b, id := range want {
+		if got[b] != id && got[b] != m.heads[b] {
+			rt.Fatalf("%v: %s is %s, want %s", changes, b, got[b], id)
+		}
+		if got[b] != id && err == nil {
+			rt.Fatalf("%v: %s did not land, and git said nothing", changes, b)
+		}
+	}
+	for _, id := range taken {
+		m.replaced[id] = true
+	}
+	m.heads = got
+	m.compare(rt)
+}
+
+func (m *model) branches() map[string]string {
+	refs, err := view.Refs(m.s.T.Context(), m.s.Store.Git, m.s.task.Repo, filepath.Join(m.s.task.Base, "objects"))
+	if err != nil {
+		m.s.T.Fatal(err)
+	}
+	return view.Below(refs, refname.Heads)
+}
+
+// compare checks that nothing a push took away is lost.
+func (m *model) compare(t interface{ Errorf(string, ...any) }) {
+	reachable := m.s.Git(m.s.task.Repo, "rev-list", "--all")
+	for id := range m.replaced {
+		if !strings.Contains(reachable, id) {
+			t.Errorf("%s is lost", id)
+		}
+	}
+	for b, id := range m.branches() {
+		if m.heads[b] != id {
+			t.Errorf("%s moved by itself to %s", b, id)
+		}
+	}
+}
