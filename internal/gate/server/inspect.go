@@ -26,7 +26,7 @@ const maxTree = 64 << 20
 // than the floor (an ordinary file of zeros has such a ratio too).
 const (
 	bombRatio = 1000
-	bombFloor = 256 << 20
+	bombFloor = 64 << 20
 )
 
 // inspection looks into every object that a push brings, after git's fsck.
@@ -241,7 +241,7 @@ func (i *inspection) submodules(ctx context.Context, blob string) error {
 		switch {
 		case strings.HasSuffix(key, ".path"):
 			clean := path.Clean(strings.ReplaceAll(value, "\\", "/"))
-			if value == "" || value[0] == '-' || path.IsAbs(clean) || clean == ".." || strings.HasPrefix(clean, "../") ||
+			if value == "" || value[0] == '-' || path.IsAbs(clean) ||
 				slices.ContainsFunc(strings.Split(clean, "/"), func(c string) bool { return badName(c) != "" && c != "." }) {
 				why = "a submodule's path leaves the tree"
 			}

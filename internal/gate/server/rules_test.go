@@ -112,7 +112,7 @@ func TestLimitsOfAPush(t *testing.T) {
 		"objects":  {func(l *Limits) { l.MaxObjects = 2 }, "x", "objects in one push"},
 		"quota":    {func(l *Limits) { l.Quota = 1 << 20 }, noise(2 << 20), "of 1 MiB"},
 		"headroom": {func(l *Limits) { l.Headroom = 1 << 60 }, "x", "nearly full"},
-		"bomb":     {func(*Limits) {}, strings.Repeat("\x00", 300<<20), "more than 1000 times"},
+		"bomb":     {func(*Limits) {}, strings.Repeat("\x00", 90<<20), "more than 1000 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
