@@ -149,7 +149,7 @@ func TestAheadAndDiverged(t *testing.T) {
 		t.Fatalf("ahead: %+v", rep)
 	}
 	w.Write("theirs", "x")
-	theirs := w.Commit(w.Upstream, "theirs")
+	w.Commit(w.Upstream, "theirs")
 	rep = w.sync(store.Options{Destructive: true, Backups: store.DefaultBackups})
 	if kinds(rep.Pending) != "main:diverged" || w.tip("refs/heads/main") != mine {
 		t.Fatalf("diverged: %+v", rep)
@@ -164,7 +164,7 @@ func TestAheadAndDiverged(t *testing.T) {
 		t.Errorf("kept, and pending all the same: %+v", rep.Pending)
 	}
 	w.Write("theirs", "y")
-	theirs = w.Commit(w.Upstream, "theirs again")
+	theirs := w.Commit(w.Upstream, "theirs again")
 	if rep = w.sync(store.Options{}); kinds(rep.Pending) != "main:diverged" {
 		t.Fatalf("upstream moved again: %+v", rep)
 	}
