@@ -115,7 +115,6 @@ func TestLimitsOfAPush(t *testing.T) {
 		"bomb":     {func(*Limits) {}, strings.Repeat("\x00", 90<<20), "more than 1000 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			s := serve(t, func(cfg *Config) { cfg.Limits.MaxFile = 400 << 20; c.limit(&cfg.Limits) })
 			s.commit("file", c.content)
 			_, err := s.TryGit(s.work, "push", "origin", "HEAD")
