@@ -278,8 +278,6 @@ func (a *App) recordExit(ctx context.Context, t *task.Task) error {
 	return err
 }
 
-const trashPrefix = ".trash-"
-
 func (a *App) captureLog(ctx context.Context, id, dir string) error {
 	if err := state.MkdirAll(filepath.Join(dir, "logs")); err != nil {
 		return err

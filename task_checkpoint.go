@@ -40,7 +40,7 @@ func (a *App) ResetTask(ctx context.Context, t *task.Task) (TaskResetResult, err
 		return r, err
 	}
 	if c != nil && c.Running() {
-		out, err := a.inWorkspace(ctx, c.ID, nil, `set -e
+		out, err := a.execInTask(ctx, c.ID, nil, `set -e
 before=$(git rev-parse -q --verify refs/stash || true)
 git stash push -q --include-untracked -m "before terok task reset"
 [ "$before" = "$(git rev-parse -q --verify refs/stash || true)" ] || echo stashed
@@ -70,7 +70,7 @@ func (a *App) ExportTask(ctx context.Context, t *task.Task, w io.Writer) error {
 			WithHint("terok task restart %s; commits alone: terok promote %s --to bundle:FILE", t.Ref(), t.Ref())
 	}
 	// The repack without -l copies what is borrowed; the one with -l gives the space back.
-	_, err = a.inWorkspace(ctx, c.ID, w, `set -e
+	_, err = a.execInTask(ctx, c.ID, w, `set -e
 git repack -q -a -d
 trap 'git repack -q -a -d -l' EXIT
 tar -cf - --exclude=./.git/objects/info/alternates .`)
@@ -81,9 +81,9 @@ tar -cf - --exclude=./.git/objects/info/alternates .`)
 	return nil
 }
 
-// inWorkspace runs a script of ours in a running container, as its user and with nothing of the
+// execInTask runs a script of ours in a running container, as its user and with nothing of the
 // host; what it prints is returned, or goes to w.
-func (a *App) inWorkspace(ctx context.Context, id string, w io.Writer, script string, args ...string) (string, error) {
+func (a *App) execInTask(ctx context.Context, id string, w io.Writer, script string, args ...string) (string, error) {
 	argv := append([]string{"sh", "-c", script, "terok"}, args...)
 	out, err := a.pod().Exec(ctx, id, argv, podman.ExecOptions{Workdir: "/workspace", Stdout: w, Timeout: workspaceTime,
 		Env: []string{"GIT_TERMINAL_PROMPT=0"}})

@@ -2,12 +2,9 @@ package store
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"terok/internal/gate/refname"
 	"terok/internal/problem"
-	"terok/internal/state"
 )
 
 // Accept moves a branch of the base to what a person accepted, and shows it to the tasks: new ones
@@ -16,10 +13,6 @@ import (
 // refs/terok/backup. The caller holds the lock (Lock). A branch that moved is the problem
 // "lease_lost".
 func (s *Store) Accept(ctx context.Context, project, branch, old, new string) error {
-	st, err := s.load(project)
-	if err != nil {
-		return err
-	}
 	base := s.Roots.GateBase(project)
 	if err := Verify(base); err != nil {
 		return err
@@ -35,8 +28,7 @@ func (s *Store) Accept(ctx context.Context, project, branch, old, new string) er
 	lines := []string{moveLine(refname.Heads+branch, old, new)}
 	if old != "" {
 		if forward, err := (&classifier{Store: s, ctx: ctx, dir: base}).isAncestor(old, new); new == "" || err != nil || !forward {
-			backup := fmt.Sprintf("refs/terok/backup/%s/%s-%.12s", branch, s.now().UTC().Format("20060102T150405Z"), old)
-			if refs[backup] == "" {
+			if backup := s.backupRef(branch, old); refs[backup] == "" {
 				lines = append(lines, moveLine(backup, "", old))
 			}
 		}
@@ -44,16 +36,7 @@ func (s *Store) Accept(ctx context.Context, project, branch, old, new string) er
 	if err := s.updateRefs(ctx, base, nil, lines...); err != nil {
 		return err
 	}
-	st.Rev++
-	if err := state.WriteJSON(s.statePath(project), st); err != nil {
-		return err
-	}
-	rep := Report{}
-	s.refreshTasks(ctx, project, &rep)
-	if len(rep.Notes) > 0 {
-		return fmt.Errorf("the branch was moved, but not every task was told: %s", strings.Join(rep.Notes, "; "))
-	}
-	return nil
+	return s.publish(ctx, project)
 }
 
 // InStep writes down that upstream has branch at tip, because we just put it there: the next sync
@@ -80,4 +63,17 @@ func (s *Store) InStep(ctx context.Context, project, branch, tip string) error {
 		}
 	}
 	return s.Accept(ctx, project, branch, old, tip)
+}
+
+// moveLine is the line of git update-ref --stdin that moves a ref from old to new; "" is none.
+func moveLine(ref, old, new string) string {
+	switch {
+	case new == "" && old == "":
+		return "verify " + ref
+	case new == "":
+		return "delete " + ref + " " + old
+	case old == "":
+		return "create " + ref + " " + new
+	}
+	return "update " + ref + " " + new + " " + old
 }
