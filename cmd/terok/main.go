@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"terok/internal/cli"
+	"terok/internal/gate/gitcred"
 	"terok/internal/gate/inspect"
 	"terok/internal/guest"
 	"terok/internal/notify"
@@ -47,4 +48,5 @@ var processes = map[string]func(args []string) int{
 	"keyholder":        holder.Main,
 	"notify":           notify.Main,
 	inspect.Command:    inspect.Main,
+	"git-credential":   func(args []string) int { return gitcred.Main(args, os.Stdin, os.Stdout) },
 }

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,12 +22,24 @@ type sshd struct {
 	tr   *tree
 	dir  string
 	port int
+	stop func()
 }
 
 // startSSHD serves logins of this user with the keys of authorized_keys, which is empty at first.
 func (tr *tree) startSSHD(name string) *sshd {
 	tr.t.Helper()
-	s := &sshd{tr: tr, dir: filepath.Join(tr.dir, name)}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	return tr.startSSHDAt(name, port)
+}
+
+func (tr *tree) startSSHDAt(name string, port int) *sshd {
+	tr.t.Helper()
+	s := &sshd{tr: tr, dir: filepath.Join(tr.dir, name), port: port}
 	key := tr.file(name+"/placeholder", "")
 	_ = os.Remove(key)
 	hostKey := filepath.Join(s.dir, "host_key")
@@ -34,12 +47,6 @@ func (tr *tree) startSSHD(name string) *sshd {
 		tr.t.Fatalf("%v: %s", err, out)
 	}
 	authorized := tr.file(name+"/authorized_keys", "")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tr.t.Fatal(err)
-	}
-	s.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	config := tr.file(name+"/sshd_config", fmt.Sprintf(`ListenAddress 127.0.0.1:%d
 HostKey %s
 AuthorizedKeysFile %s
@@ -58,9 +65,12 @@ KbdInteractiveAuthentication no
 	if err := cmd.Start(); err != nil {
 		tr.t.Fatal(err)
 	}
-	tr.t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	})
+	tr.t.Cleanup(func() {
+		s.stop()
 		if tr.t.Failed() {
 			text, _ := os.ReadFile(log.Name())
 			tr.t.Logf("sshd %s:\n%s", name, tail(string(text)))
@@ -191,5 +201,74 @@ say files grep -rl "PRIVATE KEY" /run/terok /home/dev /workspace --include=*
 	}
 	if signed < 2 || denied < 2 {
 		t.Errorf("%d signatures and %d refusals in the ledger", signed, denied)
+	}
+}
+
+// TestSSHUpstream: spec/gate.md §20: 13, and 10 for the host key; spec/vault.md §10: 79. The gate
+// reaches an ssh upstream with the project's key, at the pinned host and nowhere else.
+func TestSSHUpstream(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t)
+	repo := tr.repo("greet")
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := tr.startSSHD("forge")
+	bare := filepath.Join(tr.dir, "remote.git")
+	if out, err := exec.Command("git", "clone", "-q", "--bare", repo, bare).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	host := fmt.Sprintf("127.0.0.1:%d", server.port)
+	tr.run(0, "", "project", "create", "shop", "--upstream", fmt.Sprintf("ssh://%s@%s%s", me.Username, host, bare), "--agent", "shell")
+	refused := func(code int, cure string, args ...string) {
+		t.Helper()
+		_, stderr := tr.run(code, "", args...)
+		if !strings.Contains(stderr, cure) {
+			t.Errorf("terok %s: no cure %q in %s", strings.Join(args, " "), cure, stderr)
+		}
+	}
+	refused(8, "terok vault init", "project", "gate-sync", "shop")
+	tr.run(0, "", "vault", "init", "--passphrase-file", tr.file("passphrase", pass+"\n"))
+	refused(8, "terok ssh add shop", "project", "gate-sync", "shop")
+	public, _ := tr.run(0, "", "ssh", "add", "shop")
+	server.authorize(public)
+	refused(5, "terok ssh trust "+host, "project", "gate-sync", "shop")
+	print := func() string {
+		out, err := exec.Command("ssh-keygen", "-lf", filepath.Join(server.dir, "host_key.pub")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(out))[1]
+	}
+	first := print()
+	tr.run(0, "", "ssh", "trust", host, "--fingerprint", first)
+	tr.run(0, "", "project", "gate-sync", "shop")
+
+	tr.run(0, "", "task", "run", "shop", `cd /workspace && echo new >new && git add new && git commit -qm new && git push -q origin HEAD`)
+	task := tr.tasks()[0]
+	tr.run(0, "", "promote", "shop/"+task.ID, "--to", "upstream", "--as", "from-task", "--commit", tr.tip(task))
+	if got := gitOut(t, bare, "rev-parse", "refs/heads/from-task"); len(got) != 40 {
+		t.Errorf("upstream has %q", got)
+	}
+	tr.run(0, "", "vault", "lock")
+	refused(8, "terok vault unlock", "project", "gate-sync", "shop")
+	tr.run(0, "", "vault", "unlock", "--passphrase-file", filepath.Join(tr.dir, "passphrase"))
+
+	// Another server at the same address: nothing is fetched, and trusting it names both keys.
+	server.stop()
+	server = tr.startSSHDAt("forge2", server.port)
+	server.authorize(public)
+	tr.run(1, "", "project", "gate-sync", "shop")
+	_, stderr := tr.run(1, "", "ssh", "trust", host, "--fingerprint", print())
+	if !strings.Contains(stderr, first) || !strings.Contains(stderr, print()) {
+		t.Errorf("a changed host key: %s", stderr)
+	}
+	tr.run(0, "", "ssh", "untrust", host)
+	tr.run(0, "", "ssh", "trust", host, "--fingerprint", print())
+	tr.run(0, "", "project", "gate-sync", "shop")
+	left, err := filepath.Glob(filepath.Join(tr.dir, "run/terok/access-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the runtime directory: %v, %v", left, err)
 	}
 }

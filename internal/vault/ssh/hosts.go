@@ -49,15 +49,19 @@ func Forges() []Server {
 	return list
 }
 
+// KnownName is how known_hosts calls a server.
+func KnownName(s Server) string {
+	if s.Port == 22 {
+		return s.Host
+	}
+	return "[" + s.Host + "]:" + strconv.Itoa(s.Port)
+}
+
 // KnownHosts writes pins as a known_hosts file (sshd(8)).
 func KnownHosts(pins []HostPin) string {
 	var b strings.Builder
 	for _, p := range pins {
-		name := p.Host
-		if p.Port != 22 {
-			name = "[" + p.Host + "]:" + strconv.Itoa(p.Port)
-		}
-		fmt.Fprintf(&b, "%s %s\n", name, PublicLine(p.Key, ""))
+		fmt.Fprintf(&b, "%s %s\n", KnownName(p.Server), PublicLine(p.Key, ""))
 	}
 	return b.String()
 }

@@ -54,6 +54,8 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 	switch req.Op {
 	case keyholder.OpSSH:
 		return h.ssh(c, req.SSH), false
+	case keyholder.OpUpstream:
+		return h.upstream(req), false
 	case keyholder.OpList:
 		list, err := h.vault.List()
 		if err != nil {

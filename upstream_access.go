@@ -1,0 +1,233 @@
+package terok
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"terok/internal/gate/gitcred"
+	"terok/internal/gate/store"
+	"terok/internal/peer"
+	"terok/internal/problem"
+	"terok/internal/project"
+	"terok/internal/roster"
+	"terok/internal/state"
+	"terok/internal/vault/keyholder"
+	"terok/internal/vault/ssh"
+)
+
+// access is what git gets to reach a project's upstream: over ssh the project's key, which stays
+// in the keyholder and signs a login at that host only; over https the token that the vault has
+// for the forge at that host, if it has one. It ends with the command that needed it.
+func (a *App) access(ctx context.Context, up store.Upstream) (store.Access, error) {
+	switch up.Protocol {
+	case "ssh":
+		return a.sshAccess(ctx, up)
+	case "https":
+		return a.httpsAccess(ctx, up)
+	}
+	return store.Access{}, nil
+}
+
+func (a *App) sshAccess(ctx context.Context, up store.Upstream) (store.Access, error) {
+	p, err := a.projects().Get(up.Project)
+	if err != nil {
+		return store.Access{}, err
+	}
+	if p.SSH.UsePersonal || a.PersonalSSH {
+		return store.Access{Env: a.sshEnv()}, nil
+	}
+	server, user, ok := ssh.ServerOfURL(up.URL)
+	if !ok {
+		return store.Access{}, problem.New("bad_upstream", problem.Usage, "no ssh server can be read from %s", up.URL)
+	}
+	c, err := a.operator(ctx)
+	if err != nil {
+		return store.Access{}, err
+	}
+	acc, err := a.serveKeys(ctx, c, p, server, user)
+	if err != nil {
+		c.Close()
+	}
+	return acc, err
+}
+
+// serveKeys makes the agent's socket and the known_hosts file of one command.
+func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Project, server ssh.Server, user string) (store.Access, error) {
+	keys, err := keysOf(ctx, c, p.Name)
+	if err != nil {
+		return store.Access{}, a.vaultProblem(err)
+	}
+	if len(keys) == 0 {
+		return store.Access{}, problem.New("gate_auth_not_configured", problem.Locked, "project %s has no SSH key for %s", p.Name, server).
+			WithHint("terok ssh add %s, and give the key to %s; or ssh.use_personal: true in %s", p.Name, server.Host, p.File)
+	}
+	hosts, err := knownHosts(ctx, c)
+	if err != nil {
+		return store.Access{}, a.vaultProblem(err)
+	}
+	if !strings.Contains("\n"+hosts, "\n"+ssh.KnownName(server)+" ") {
+		return store.Access{}, problem.New("host_key_unknown", problem.Manual, "no host key is pinned for %s", server).WithHint("terok ssh trust %s", server)
+	}
+	dir, err := a.scratch("ssh")
+	if err != nil {
+		return store.Access{}, err
+	}
+	known, socket := filepath.Join(dir, "known_hosts"), filepath.Join(dir, "agent.sock")
+	if err := state.WriteFile(known, []byte(hosts)); err != nil {
+		return store.Access{}, errors.Join(err, os.RemoveAll(dir))
+	}
+	ring := &keyholder.Ring{Client: c, Project: p.Name, Servers: []string{server.String()}}
+	if user != "" {
+		ring.Users = []string{user}
+	}
+	stop, err := serveSocket(ctx, socket, func(ctx context.Context, conn net.Conn) { ssh.ServeAgent(ctx, conn, ring) })
+	if err != nil {
+		return store.Access{}, errors.Join(err, os.RemoveAll(dir))
+	}
+	command := []string{"ssh", "-F", "/dev/null", "-oIdentityAgent=" + socket, "-oIdentityFile=none", "-oIdentitiesOnly=no", "-oBatchMode=yes",
+		"-oPreferredAuthentications=publickey", "-oStrictHostKeyChecking=yes", "-oUserKnownHostsFile=" + known, "-oGlobalKnownHostsFile=/dev/null",
+		"-oUpdateHostKeys=no", "-oClearAllForwardings=yes", "-oPermitLocalCommand=no", "-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"}
+	return store.Access{Env: []string{"GIT_SSH_COMMAND=" + strings.Join(command, " ")}, Close: func() {
+		stop()
+		c.Close()
+		_ = os.RemoveAll(dir)
+	}}, nil
+}
+
+// httpsAccess answers git's question for a password with the vault's token for that forge. Without
+// a token the upstream is asked as everybody asks it, also while the vault is locked: public
+// repositories need none.
+func (a *App) httpsAccess(ctx context.Context, up store.Upstream) (store.Access, error) {
+	u, err := url.Parse(up.URL)
+	if err != nil {
+		return store.Access{}, err
+	}
+	set, err := roster.Load(a.Roots)
+	if err != nil {
+		return store.Access{}, err
+	}
+	provider := forgeAt(set, u)
+	if provider == nil {
+		return store.Access{}, nil
+	}
+	p, err := a.projects().Get(up.Project)
+	if err != nil {
+		return store.Access{}, err
+	}
+	st, err := a.VaultStatus(ctx)
+	if err != nil || st.State == VaultUnprovisioned {
+		return store.Access{}, err
+	}
+	c, err := a.operator(ctx)
+	if problem.Is(err, keyholder.CodeLocked) {
+		a.say("note: the vault is locked; %s is asked without a token (terok vault unlock)", u.Host)
+		return store.Access{}, nil
+	}
+	if err != nil {
+		return store.Access{}, err
+	}
+	token, err := c.UpstreamToken(ctx, p.Name, p.Scope(), provider.Name)
+	if errors.Is(err, keyholder.ErrNoCredential) {
+		c.Close()
+		return store.Access{}, nil
+	}
+	c.Close()
+	if err != nil {
+		return store.Access{}, a.vaultProblem(err)
+	}
+	dir, err := a.scratch("https")
+	if err != nil {
+		return store.Access{}, err
+	}
+	login := gitcred.Login{Protocol: u.Scheme, Host: u.Host, Username: gitcred.Username(provider.Forge), Password: token}
+	stop, err := serveSocket(ctx, filepath.Join(dir, "ask.sock"), func(_ context.Context, conn net.Conn) { gitcred.Answer(conn, login) })
+	if err != nil {
+		return store.Access{}, errors.Join(err, os.RemoveAll(dir))
+	}
+	return store.Access{
+		Config: []string{"credential." + u.Scheme + "://" + u.Host + ".helper=" + gitcred.Helper(a.Self, filepath.Join(dir, "ask.sock"))},
+		Close: func() {
+			stop()
+			clear(token)
+			_ = os.RemoveAll(dir)
+		}}, nil
+}
+
+// forgeAt finds the forge whose git server is at a URL: that of its API, or api.HOST.
+func forgeAt(set *roster.Roster, u *url.URL) *roster.Provider {
+	port := u.Port()
+	for _, p := range set.Providers() {
+		if p.Forge == "" {
+			continue
+		}
+		for _, r := range p.Routes {
+			if (r.Host == u.Hostname() || r.Host == "api."+u.Hostname()) && (port == "" && r.Port == 443 || port == strconv.Itoa(int(r.Port))) {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// scratch makes a directory of this process in the runtime directory and removes those that
+// killed processes left.
+func (a *App) scratch(what string) (string, error) {
+	if err := state.MkdirAll(a.Roots.Runtime); err != nil {
+		return "", err
+	}
+	old, err := filepath.Glob(filepath.Join(a.Roots.Runtime, "access-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range old {
+		fields := strings.Split(filepath.Base(dir), "-")
+		if pid, err := strconv.Atoi(fields[1]); err == nil && pid != os.Getpid() {
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
+				_ = os.RemoveAll(dir)
+			}
+		}
+	}
+	return os.MkdirTemp(a.Roots.Runtime, fmt.Sprintf("access-%d-%s-", os.Getpid(), what))
+}
+
+// serveSocket answers clients of this user, from this side of every container, until stop is
+// called, which waits for them.
+func serveSocket(ctx context.Context, path string, serve func(context.Context, net.Conn)) (stop func(), err error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				context.AfterFunc(ctx, func() { conn.Close() })
+				p, err := peer.Of(conn.(*net.UnixConn))
+				if err != nil || p.Kind != peer.Host {
+					return
+				}
+				defer p.Close()
+				serve(ctx, conn)
+			})
+		}
+	})
+	return func() {
+		l.Close()
+		cancel()
+		wg.Wait()
+	}, nil
+}
