@@ -464,7 +464,7 @@ func (a *App) needCredential(ctx context.Context, p *roster.Provider, pr *projec
 }
 
 func (a *App) gateStore() *store.Store {
-	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}, SSHEnv: a.sshEnv()}
+	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}, Access: a.access}
 }
 
 func firstOf(words ...string) string {

@@ -26,22 +26,22 @@ import (
 // access is what git gets to reach a project's upstream: over ssh the project's key, which stays
 // in the keyholder and signs a login at that host only; over https the token that the vault has
 // for the forge at that host, if it has one. It ends with the command that needed it.
-func (a *App) access(ctx context.Context, up store.Upstream) (store.Access, error) {
+func (a *App) access(ctx context.Context, project string, up store.Upstream) (store.Access, error) {
 	switch up.Protocol {
 	case "ssh":
-		return a.sshAccess(ctx, up)
+		return a.sshAccess(ctx, project, up)
 	case "https":
-		return a.httpsAccess(ctx, up)
+		return a.httpsAccess(ctx, project, up)
 	}
 	return store.Access{}, nil
 }
 
-func (a *App) sshAccess(ctx context.Context, up store.Upstream) (store.Access, error) {
-	p, err := a.projects().Get(up.Project)
+func (a *App) sshAccess(ctx context.Context, name string, up store.Upstream) (store.Access, error) {
+	p, err := a.projects().Get(name)
 	if err != nil {
 		return store.Access{}, err
 	}
-	if p.SSH.UsePersonal || a.PersonalSSH {
+	if p.SSH.UsePersonal {
 		return store.Access{Env: a.sshEnv()}, nil
 	}
 	server, user, ok := ssh.ServerOfURL(up.URL)
@@ -105,7 +105,7 @@ func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Pro
 // httpsAccess answers git's question for a password with the vault's token for that forge. Without
 // a token the upstream is asked as everybody asks it, also while the vault is locked: public
 // repositories need none.
-func (a *App) httpsAccess(ctx context.Context, up store.Upstream) (store.Access, error) {
+func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (store.Access, error) {
 	u, err := url.Parse(up.URL)
 	if err != nil {
 		return store.Access{}, err
@@ -118,7 +118,7 @@ func (a *App) httpsAccess(ctx context.Context, up store.Upstream) (store.Access,
 	if provider == nil {
 		return store.Access{}, nil
 	}
-	p, err := a.projects().Get(up.Project)
+	p, err := a.projects().Get(name)
 	if err != nil {
 		return store.Access{}, err
 	}

@@ -247,7 +247,7 @@ func TestSSHUpstream(t *testing.T) {
 
 	tr.run(0, "", "task", "run", "shop", `cd /workspace && echo new >new && git add new && git commit -qm new && git push -q origin HEAD`)
 	task := tr.tasks()[0]
-	tr.run(0, "", "promote", "shop/"+task.ID, "--to", "upstream", "--as", "from-task", "--commit", tr.tip(task))
+	tr.run(0, "", "promote", "shop/"+task.ID, "--to", "upstream", "--as", "from-task", "--sha", tr.tip(task), "--approve", "--yes")
 	if got := gitOut(t, bare, "rev-parse", "refs/heads/from-task"); len(got) != 40 {
 		t.Errorf("upstream has %q", got)
 	}

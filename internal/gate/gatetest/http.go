@@ -49,7 +49,7 @@ func (w *World) Serve(dir string) *Backend {
 	if err := os.WriteFile(b.CA, data, 0o600); err != nil {
 		w.T.Fatal(err)
 	}
-	w.Store.Access = func(context.Context, store.Upstream) (store.Access, error) {
+	w.Store.Access = func(context.Context, string, store.Upstream) (store.Access, error) {
 		return store.Access{Config: []string{"http.sslCAInfo=" + b.CA}}, nil
 	}
 	return b

@@ -27,7 +27,7 @@ func (p toUpstream) at(ctx context.Context, j *job) (string, error) {
 		return "", err
 	}
 	_, ref := p.name(j)
-	_, tip, err := p.observe(ctx, up, ref)
+	_, tip, err := p.observe(ctx, j.src.Task.Project, up, ref)
 	return tip, err
 }
 
@@ -40,7 +40,7 @@ func (p toUpstream) look(ctx context.Context, j *job) error {
 	if up.URL == "" {
 		return problem.New("no_upstream", problem.Usage, "project %s has no upstream", j.src.Task.Project)
 	}
-	head, seen, err := p.observe(ctx, up, j.done.Ref)
+	head, seen, err := p.observe(ctx, j.src.Task.Project, up, j.done.Ref)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (p toUpstream) act(ctx context.Context, j *job) error {
 		return err
 	}
 	if j.again {
-		if _, seen, err := p.observe(ctx, up, j.done.Ref); err != nil || seen == j.done.As {
+		if _, seen, err := p.observe(ctx, j.src.Task.Project, up, j.done.Ref); err != nil || seen == j.done.As {
 			return err
 		}
 	}
@@ -102,8 +102,13 @@ func (p toUpstream) act(ctx context.Context, j *job) error {
 }
 
 // observe reads upstream's default branch and the tip of ref, "" when there is none.
-func (p *Promoter) observe(ctx context.Context, up store.Upstream, ref string) (head, tip string, err error) {
-	out, err := p.Git.Run(ctx, p.Store.Transport(up, "", listTimeout, "ls-remote", "--symref", "--", up.URL, "HEAD", ref))
+func (p *Promoter) observe(ctx context.Context, project string, up store.Upstream, ref string) (head, tip string, err error) {
+	conn, err := p.Store.Connect(ctx, project, up)
+	if err != nil {
+		return "", "", err
+	}
+	defer conn.Close()
+	out, err := p.Git.Run(ctx, conn.Cmd("", listTimeout, "ls-remote", "--symref", "--", up.URL, "HEAD", ref))
 	if err != nil {
 		return "", "", store.Unreachable(up, err)
 	}
@@ -140,9 +145,13 @@ func (p *Promoter) forward(ctx context.Context, j *job, what string) error {
 // push moves ref at upstream from old to commit; commit "" deletes it, old "" means that it must
 // not exist. Without the lease another push in between would be lost.
 func (p *Promoter) push(ctx context.Context, t review.Task, up store.Upstream, ref, commit, old string) error {
-	c := p.Store.Transport(up, "", pushTimeout, "push", "--porcelain", "--atomic", "--no-verify", "--no-follow-tags", "--no-signed",
+	conn, err := p.Store.Connect(ctx, t.Project, up)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c := conn.Cmd(p.Store.Roots.GateBase(t.Project), pushTimeout, "push", "--porcelain", "--atomic", "--no-verify", "--no-follow-tags", "--no-signed",
 		"--recurse-submodules=no", "--force-with-lease="+ref+":"+old, "--", up.URL, commit+":"+ref)
-	c.GitDir = p.Store.Roots.GateBase(t.Project)
 	out, err := p.Git.Run(ctx, c)
 	if err == nil {
 		return nil
@@ -182,7 +191,7 @@ func (p toUpstream) undo(ctx context.Context, t review.Task, q review.Promotion)
 		return err
 	}
 	branch := strings.TrimPrefix(q.Ref, refname.Heads)
-	if _, seen, err := p.observe(ctx, up, q.Ref); err != nil {
+	if _, seen, err := p.observe(ctx, t.Project, up, q.Ref); err != nil {
 		return err
 	} else if seen == q.Old {
 		return p.Store.InStep(ctx, t.Project, branch, q.Old)

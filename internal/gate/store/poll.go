@@ -76,7 +76,7 @@ func (s *Store) compare(ctx context.Context, project string, up Upstream) (behin
 	if err := Verify(base); err != nil {
 		return 0, 0, nil, err
 	}
-	conn, err := s.Connect(ctx, up)
+	conn, err := s.Connect(ctx, project, up)
 	if err != nil {
 		return 0, 0, nil, err
 	}

@@ -61,9 +61,8 @@ type Store struct {
 	Git    *git.Runner
 	Now    func() time.Time
 	Ledger audit.Recorder
-	SSHEnv []string // further environment for ssh upstreams, e.g. "SSH_AUTH_SOCK=…"
-	// Access finds the credentials of an upstream; nil uses none but SSHEnv.
-	Access   func(context.Context, Upstream) (Access, error)
+	// Access finds what reaching the upstream of a project needs; nil uses nothing.
+	Access   func(ctx context.Context, project string, up Upstream) (Access, error)
 	Actor    string        // in the ledger: operator, or auto for timers; "" is operator
 	Stall    time.Duration // without a byte from upstream; 0 is one minute
 	Progress func(string)  // gets a line about a long transfer, at most one a second; may be nil

@@ -136,7 +136,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	if old, err := s.load(project); err == nil {
 		st = old
 	}
-	conn, err := s.Connect(ctx, up)
+	conn, err := s.Connect(ctx, project, up)
 	if err != nil {
 		return rep, err
 	}
