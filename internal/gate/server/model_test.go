@@ -108,6 +108,9 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 	refused := false
 	for _, c := range changes {
 		args = append(args, c.id+":refs/heads/"+c.branch)
+		if id, have := m.heads[c.branch]; have && id == c.id {
+			continue // git sends nothing for what is there already
+		}
 		folded := slices.ContainsFunc(slices.Collect(maps.Keys(want)), func(b string) bool { return b != c.branch && strings.EqualFold(b, c.branch) })
 		_, exists := want[c.branch]
 		inTheWay := false // a branch and a directory of branches cannot have one name
