@@ -2,6 +2,7 @@ package terok
 
 import (
 	"context"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -231,15 +232,13 @@ func (a *App) OpenReview(ctx context.Context, t *task.Task, done Promotion, d Ch
 	}
 	v.Body = strings.TrimSpace(v.Body + "\n\nTerok-Task: " + t.Ref() + "\nTerok-Reviewed: " + done.Commit)
 	out := OpenedReview{URL: repo.CompareURL(v), Command: repo.Command(v)}
-	if a.ForgeToken == nil {
-		return out, nil
-	}
-	token, err := a.ForgeToken(ctx, t.Project, repo.Host)
-	if err != nil || token == "" {
+	_, token, err := a.upstreamToken(ctx, p, &url.URL{Scheme: "https", Host: repo.Host})
+	if err != nil || len(token) == 0 {
 		return out, err
 	}
+	defer clear(token)
 	client := forge.Client{HTTP: a.ForgeHTTP}
-	out.URL, err = client.Open(ctx, repo, v, token)
+	out.URL, err = client.Open(ctx, repo, v, string(token))
 	out.Opened = err == nil
 	return out, err
 }

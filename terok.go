@@ -4,7 +4,6 @@
 package terok
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"time"
@@ -36,8 +35,5 @@ type App struct {
 	// CredsSocket is where io.systemd.Credentials listens; "" is systemd's own place.
 	CredsSocket string
 
-	// ForgeToken is the vault's token for a forge's API, "" for none; nil where there is no vault
-	// that could have one. ForgeHTTP is the client that it is used with; nil is one of its own.
-	ForgeToken func(ctx context.Context, project, host string) (string, error)
-	ForgeHTTP  *http.Client
+	ForgeHTTP *http.Client // for the API of a forge, with the vault's token; nil is one of its own
 }

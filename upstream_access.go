@@ -110,38 +110,13 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 	if err != nil {
 		return store.Access{}, err
 	}
-	set, err := roster.Load(a.Roots)
-	if err != nil {
-		return store.Access{}, err
-	}
-	provider := forgeAt(set, u)
-	if provider == nil {
-		return store.Access{}, nil
-	}
 	p, err := a.projects().Get(name)
 	if err != nil {
 		return store.Access{}, err
 	}
-	st, err := a.VaultStatus(ctx)
-	if err != nil || st.State == VaultUnprovisioned {
+	provider, token, err := a.upstreamToken(ctx, p, u)
+	if err != nil || len(token) == 0 {
 		return store.Access{}, err
-	}
-	c, err := a.operator(ctx)
-	if problem.Is(err, keyholder.CodeLocked) {
-		a.say("note: the vault is locked; %s is asked without a token (terok vault unlock)", u.Host)
-		return store.Access{}, nil
-	}
-	if err != nil {
-		return store.Access{}, err
-	}
-	token, err := c.UpstreamToken(ctx, p.Name, p.Scope(), provider.Name)
-	if errors.Is(err, keyholder.ErrNoCredential) {
-		c.Close()
-		return store.Access{}, nil
-	}
-	c.Close()
-	if err != nil {
-		return store.Access{}, a.vaultProblem(err)
 	}
 	dir, err := a.scratch("https")
 	if err != nil {
@@ -159,6 +134,38 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 			clear(token)
 			_ = os.RemoveAll(dir)
 		}}, nil
+}
+
+// upstreamToken is what the vault has for the forge whose git server is at u, for this project; an
+// empty token where there is no such forge, no token or no vault. A locked vault is said and is no
+// error. The caller clears the token.
+func (a *App) upstreamToken(ctx context.Context, p *project.Project, u *url.URL) (*roster.Provider, []byte, error) {
+	set, err := roster.Load(a.Roots)
+	if err != nil {
+		return nil, nil, err
+	}
+	provider := forgeAt(set, u)
+	if provider == nil {
+		return nil, nil, nil
+	}
+	st, err := a.VaultStatus(ctx)
+	if err != nil || st.State == VaultUnprovisioned {
+		return provider, nil, err
+	}
+	c, err := a.operator(ctx)
+	if problem.Is(err, keyholder.CodeLocked) {
+		a.say("note: the vault is locked; %s is asked without a token (terok vault unlock)", u.Host)
+		return provider, nil, nil
+	}
+	if err != nil {
+		return provider, nil, err
+	}
+	defer c.Close()
+	token, err := c.UpstreamToken(ctx, p.Name, p.Scope(), provider.Name)
+	if errors.Is(err, keyholder.ErrNoCredential) {
+		return provider, nil, nil
+	}
+	return provider, token, a.vaultProblem(err)
 }
 
 // forgeAt finds the forge whose git server is at a URL: that of its API, or api.HOST.

@@ -381,8 +381,7 @@ func newGatePollCmd(e *env) *cobra.Command {
 		Long: `Asks upstreams for their branches, of the named projects or of all, and fetches nothing. A project
 is asked when gatekeeping.upstream_polling says that it is time, or with --force; after failures
 the pauses grow up to an hour. Where gatekeeping.auto_sync is on and there is news the branches it
-names are synced; what is destructive waits for you. Open reviews of the forge are compared with
-what tasks pushed, and the tasks are told (gatekeeping.review_lag).
+names are synced; what is destructive waits for you.
 
 Task commands start it by themselves. --install-timer writes a systemd user timer that does so
 without any command: systemctl --user enable --now terok-gate-poll.timer`,
