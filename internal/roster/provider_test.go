@@ -246,7 +246,7 @@ func TestProviderFileRoutes(t *testing.T) {
 
 // TestPlace: what programs in the container get for a ChatGPT subscription.
 func TestPlace(t *testing.T) {
-	g := builtinProviders()["openai"].Grant("shared", sandbox.OAuth, map[string]string{"account_id": `a"1`, "email": "x@y.test", "plan": "plus"})
+	g := builtinProviders()["openai"].Grant("shared", sandbox.OAuth, map[string]string{"account_id": `a"1`, "account": "x@y.test", "plan": "plus"})
 	env, files := g.Place("PHANTOM")
 	if env["CODEX_CONNECTORS_TOKEN"] != "PHANTOM" || env["OPENAI_API_KEY"] != "" || len(files) != 1 {
 		t.Fatal(env, files)

@@ -122,7 +122,7 @@ func openai() *Provider {
 						`"account_id":"{public.account_id}"},"last_refresh":"9999-01-01T00:00:00Z"}` + "\n",
 				}},
 				// Codex refuses a file without an address and a plan.
-				Claims: `{"exp":253402300799,"email":"{public.email}","https://api.openai.com/auth":{"chatgpt_plan_type":"{public.plan}",` +
+				Claims: `{"exp":253402300799,"email":"{public.account}","https://api.openai.com/auth":{"chatgpt_plan_type":"{public.plan}",` +
 					`"chatgpt_user_id":"{public.user_id}","user_id":"{public.user_id}","chatgpt_account_id":"{public.account_id}","chatgpt_account_is_fedramp":false}}`,
 				Probe: sandbox.Probe{Host: "chatgpt.com", Method: "GET", Path: "/backend-api/wham/usage"},
 			},
