@@ -55,28 +55,33 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 		t.Error("objects or log do not hold what the agent did")
 	}
 
-	// The phantom works where it belongs, and nowhere else.
-	other := tr.start(repo, "script")
+	// The phantom works where it belongs, and nowhere else. One that turns up in another task is
+	// revoked where it belongs, too: that is a third task's, which does nothing else.
+	other, third := tr.start(repo, "script"), tr.start(repo, "script")
 	tr.ready(other)
+	tr.ready(third)
+	strayed := phantom(t, third)
 	theirs := phantom(t, other)
 	if theirs == mine {
 		t.Error("two tasks have the same phantom")
 	}
-	for what, c := range map[string]struct {
+	for _, c := range []struct {
+		what      string
 		task      taskView
 		key, want string
 	}{
-		"own phantom":              {task, mine, "200"},
-		"own phantom of the other": {other, theirs, "200"},
-		"phantom of another task":  {other, mine, "401"},
-		"and the other way round":  {task, theirs, "401"},
-		"foreign key":              {task, "sk-ant-api03-foreign-0123456789abcdef", "403"},
-		"the real key itself":      {task, tr.key, "403"},
+		{"own phantom", task, mine, "200"},
+		{"own phantom of the other", other, theirs, "200"},
+		{"own phantom of the third", third, strayed, "200"},
+		{"phantom of another task", other, strayed, "401"},
+		{"foreign key", task, "sk-ant-api03-foreign-0123456789abcdef", "403"},
+		{"the real key itself", task, tr.key, "403"},
 	} {
 		if code := ask(t, c.task, c.key); code != c.want {
-			t.Errorf("%s: %s, not %s", what, code, c.want)
+			t.Errorf("%s: %s, not %s", c.what, code, c.want)
 		}
 	}
+	tr.wait(10*time.Second, "the strayed phantom is revoked", func() bool { return ask(t, third, strayed) == "401" })
 	tr.run(0, "", "task", "restart", "greet/"+other.ID)
 	tr.ready(other)
 	if code := ask(t, other, theirs); code != "401" {

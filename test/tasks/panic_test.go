@@ -49,12 +49,8 @@ func TestPanic(t *testing.T) {
 	if code := ask(t, idle, phantom(t, idle)); code != "200" {
 		t.Fatalf("before: %s", code)
 	}
-	busy := tr.start(repo, "script", "-p", "Repair it.")
-	tr.wait(30*time.Second, "the stream is open", func() bool {
-		var v taskView
-		tr.decode(&v, "", "task", "status", "greet/"+busy.ID)
-		return v.Supervisor != nil && v.Supervisor.Counters.Open > 0
-	})
+	tr.start(repo, "script", "-p", "Repair it.")
+	tr.wait(30*time.Second, "the model thinks", func() bool { return tr.model.Thinking() > 0 })
 	answered := func() bool { // the model's side notes a request at its end
 		for _, r := range tr.model.Requests() {
 			if r.Kind == "step" {

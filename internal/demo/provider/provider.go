@@ -32,6 +32,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -83,13 +84,14 @@ type Result struct {
 
 // Server plays a script. Close it.
 type Server struct {
-	cfg    Config
-	url    string
-	caFile string
-	http   *http.Server
-	done   chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	thinking atomic.Int32
+	cfg      Config
+	url      string
+	caFile   string
+	http     *http.Server
+	done     chan struct{}
+	closed   chan struct{}
+	once     sync.Once
 
 	mu       sync.Mutex
 	requests []Request
@@ -252,6 +254,10 @@ func (s *Server) URL() string { return s.url }
 // CAFile is the path of the CA certificate that the server's own hangs on, PEM.
 func (s *Server) CAFile() string { return s.caFile }
 
+// Thinking is how many requests wait for Config.Delay right now: they have arrived and have no
+// answer yet.
+func (s *Server) Thinking() int { return int(s.thinking.Load()) }
+
 // Requests returns what came in so far, oldest first.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
@@ -336,6 +342,8 @@ func (s *Server) wait(ctx context.Context) {
 	if s.cfg.Delay <= 0 {
 		return
 	}
+	s.thinking.Add(1)
+	defer s.thinking.Add(-1)
 	t := time.NewTimer(s.cfg.Delay)
 	defer t.Stop()
 	select {
