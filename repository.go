@@ -86,7 +86,7 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		a.say("mirroring %s …", p.Git.UpstreamURL)
 	}
 	// Init also waits for another run that is just making it, and goes on after one that was killed.
-	if _, err := gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{})); err != nil && !problem.Is(err, "sync_partial") {
+	if _, err := gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{Wait: true})); err != nil && !problem.Is(err, "sync_partial") {
 		return nil, err
 	}
 	a.upkeep(ctx, p)

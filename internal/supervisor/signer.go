@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -48,8 +49,30 @@ func (s *signer) ServeConn(ctx context.Context, c net.Conn) {
 	ssh.ServeAgent(ctx, c, s)
 }
 
+// attachWithin is how long a question waits for the keyholder's connection, which the parent makes
+// in the first moments of a container, or after an unlock.
+const attachWithin = 5 * time.Second
+
 // Keys implements ssh.Backend.
-func (s *signer) Keys(ctx context.Context) ([]ssh.Identity, error) { return s.session.SSHKeys(ctx) }
+func (s *signer) Keys(ctx context.Context) ([]ssh.Identity, error) {
+	s.attached(ctx)
+	return s.session.SSHKeys(ctx)
+}
+
+// attached waits for the keyholder's connection.
+func (s *signer) attached(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, attachWithin)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.session.State() != "unlocked" {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
 
 // Sign implements ssh.Backend.
 func (s *signer) Sign(ctx context.Context, public, data []byte, binds []ssh.Bind) ([]byte, error) {
@@ -57,6 +80,7 @@ func (s *signer) Sign(ctx context.Context, public, data []byte, binds []ssh.Bind
 		s.dropped.Add(1)
 		return nil, errors.New("too many signatures in a short time")
 	}
+	s.attached(ctx)
 	detail := map[string]string{"key": ssh.FingerprintOf(public)}
 	signature, use, err := s.session.SSHSign(ctx, public, data, binds)
 	if err != nil {
