@@ -18,14 +18,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestRealGit: git itself asks through the helper, and gets nothing for another host.
-func TestRealGit(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "it's.sock")
+// answering answers for login at socket until the test ends.
+func answering(t *testing.T, socket string) {
+	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -36,6 +36,12 @@ func TestRealGit(t *testing.T) {
 			c.Close()
 		}
 	}()
+}
+
+// TestRealGit: git itself asks through the helper, and gets nothing for another host.
+func TestRealGit(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "it's.sock")
+	answering(t, socket)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -60,21 +66,7 @@ var login = Login{Protocol: "https", Host: "forge.test:8443", Username: "oauth2"
 // no token.
 func TestAnswersOneHostOnly(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "ask.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			Answer(c, login)
-			c.Close()
-		}
-	}()
+	answering(t, socket)
 	ask := func(verb, question string) string {
 		var out bytes.Buffer
 		if code := Main([]string{socket, verb}, strings.NewReader(question), &out); code != 0 {
