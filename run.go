@@ -352,6 +352,8 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts 
 	}
 	spec.Trusted = append(spec.Trusted, launch.Mount{
 		Source: gate.ObjectsDir(t.Project), Target: store.BorrowMount, ReadOnly: true, NoExec: true})
+	// Without its files (gate.lfs) git-lfs would fail every checkout, and ask who .lfsconfig names.
+	spec.Start.Env["GIT_LFS_SKIP_SMUDGE"] = "1"
 	facts.Branch, facts.Remote = t.Branch, "origin"
 	return nil
 }

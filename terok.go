@@ -32,6 +32,10 @@ type App struct {
 	Now      func() time.Time             // wall clock
 	Confirm  func(q string) (bool, error) // asks the person; nil when nobody can be asked
 
+	// PersonalSSH reaches ssh upstreams with the person's own agent, keys and known hosts, as
+	// ssh.use_personal of a project does.
+	PersonalSSH bool
+
 	// CredsSocket is where io.systemd.Credentials listens; "" is systemd's own place.
 	CredsSocket string
 

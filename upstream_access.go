@@ -41,7 +41,7 @@ func (a *App) sshAccess(ctx context.Context, name string, up store.Upstream) (st
 	if err != nil {
 		return store.Access{}, err
 	}
-	if p.SSH.UsePersonal {
+	if p.SSH.UsePersonal || a.PersonalSSH {
 		return store.Access{Env: a.sshEnv()}, nil
 	}
 	server, user, ok := ssh.ServerOfURL(up.URL)
@@ -67,7 +67,7 @@ func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Pro
 	}
 	if len(keys) == 0 {
 		return store.Access{}, problem.New("gate_auth_not_configured", problem.Locked, "project %s has no SSH key for %s", p.Name, server).
-			WithHint("terok ssh add %s, and give the key to %s; or ssh.use_personal: true in %s", p.Name, server.Host, p.File)
+			WithHint("terok ssh add %s, and give the key to %s; or your own agent: --use-personal-ssh, for good ssh.use_personal: true in %s", p.Name, server.Host, p.File)
 	}
 	hosts, err := knownHosts(ctx, c)
 	if err != nil {

@@ -35,6 +35,8 @@ type env struct {
 	noInput bool
 	quiet   bool
 	color   string // auto, always or never
+
+	personalSSH bool // --use-personal-ssh
 }
 
 // Main runs one command line and returns its exit code.
@@ -171,7 +173,7 @@ func (e *env) open() error {
 	if err != nil {
 		return fmt.Errorf("find the terok program: %w", err)
 	}
-	e.app = &terok.App{Roots: roots, Self: self, Environ: os.Getenv, Progress: e.err, Now: time.Now}
+	e.app = &terok.App{Roots: roots, Self: self, Environ: os.Getenv, Progress: e.err, Now: time.Now, PersonalSSH: e.personalSSH}
 	if e.quiet {
 		e.app.Progress = io.Discard
 	}

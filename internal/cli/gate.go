@@ -112,6 +112,9 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 	if s.Backups > 0 {
 		row("backups", "%d", s.Backups)
 	}
+	if s.LFS {
+		row("lfs", "off: files of %s in Git LFS stay pointers", s.Head)
+	}
 	if s.Lock != "" {
 		row("busy", "%s", text.Show(s.Lock))
 	}
@@ -420,6 +423,7 @@ without any command: systemctl --user enable --now terok-gate-poll.timer`,
 	f.BoolVar(&force, "force", false, "now, and where polling is off too")
 	f.BoolVar(&install, "install-timer", false, "write the units of a systemd user timer")
 	f.BoolVar(&remove, "remove-timer", false, "remove them")
+	e.personalFlag(c)
 	c.MarkFlagsMutuallyExclusive("force", "install-timer", "remove-timer")
 	return c
 }

@@ -51,10 +51,16 @@ decided one by one: terok gate resolve. Exit 11: done but for a part; 12: upstre
 	f.BoolVar(&o.Reinit, "force-reinit", false, "make the mirror anew; what only the old one has is kept as backups")
 	f.StringVar(&o.Bundle, "from-bundle", "", "first sync: take objects from this bundle, and only the rest from upstream")
 	f.StringVar(&o.Reference, "reference", "", "first sync: take objects from this repository of the same machine")
+	e.personalFlag(c)
 	c.MarkFlagsMutuallyExclusive("from-bundle", "reference")
 	c.MarkFlagsMutuallyExclusive("dry-run", "destructive")
 	c.MarkFlagsMutuallyExclusive("dry-run", "force-reinit")
 	return c
+}
+
+// personalFlag is for commands that talk to a project's upstream.
+func (e *env) personalFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&e.personalSSH, "use-personal-ssh", false, "reach an ssh upstream with your own agent, keys and known hosts, this once")
 }
 
 // gateSync syncs, asks about what is pending where somebody can answer, and prints the last report.

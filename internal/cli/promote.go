@@ -79,6 +79,7 @@ On a terminal you type the first four characters of the commit, which is your ap
 	f.BoolVar(&o.undo, "undo", false, "take back the task's last promotion")
 	f.BoolVar(&o.undo, "revert", false, "")
 	f.BoolVar(&o.dry, "dry-run", false, "say what would be done")
+	e.personalFlag(c)
 	_ = f.MarkHidden("revert")
 	return c
 }

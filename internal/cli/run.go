@@ -143,6 +143,7 @@ what it does; the exit code is 20 when the agent failed or was not done after --
 		},
 	}
 	f.add(c)
+	e.personalFlag(c)
 	c.ValidArgsFunction = e.completeRun
 	_ = c.RegisterFlagCompletionFunc("provider", e.completeProviders)
 	return c
@@ -180,6 +181,7 @@ func newTaskRunCmd(e *env) *cobra.Command {
 		},
 	}
 	f.add(c)
+	e.personalFlag(c)
 	c.Flags().StringVar(&f.req.Agent, "agent", "", "agent (default: the project's)")
 	_ = c.RegisterFlagCompletionFunc("agent", e.completeAgents)
 	_ = c.RegisterFlagCompletionFunc("provider", e.completeProviders)

@@ -1,6 +1,7 @@
 package project
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -28,6 +29,25 @@ type Gate struct {
 	} `yaml:"backups"`
 	AutoApplyLossless bool `yaml:"auto_apply_lossless"` // take upstream's side unasked where nothing is lost
 	GCDays            int  `yaml:"gc_days"`             // how long unreachable objects stay; at least 1
+	LFS               LFS  `yaml:"lfs"`                 // off
+}
+
+// LFS is what the gate does about files that a repository keeps in Git LFS. Off is all there is:
+// neither host nor container asks an LFS server, pointers stay pointers.
+type LFS string
+
+// LFSOff leaves pointers as they are.
+const LFSOff LFS = "off"
+
+// UnmarshalText takes a word.
+func (l *LFS) UnmarshalText(word []byte) error {
+	switch *l = LFS(word); *l {
+	case LFSOff:
+		return nil
+	case "proxy":
+		return errors.New("proxy is not built: write off; LFS pointers stay pointers inside, fetch the files on the host")
+	}
+	return fmt.Errorf("%q is not off", word)
 }
 
 // Push bounds what a task may push.
@@ -54,7 +74,7 @@ type Gatekeeping struct {
 // gateDefaults is what the sections mean when they are empty.
 func (c *Config) gateDefaults() {
 	c.Gate.Push = Push{MaxPackMB: 512, MaxFileMB: 100, MaxRefs: 500, Fsck: "strict", Secrets: "refuse"}
-	c.Gate.QuotaMB, c.Gate.GCDays = 2048, 14
+	c.Gate.QuotaMB, c.Gate.GCDays, c.Gate.LFS = 2048, 14, LFSOff
 	c.Gate.Backups.Enabled, c.Gate.Backups.RetentionDays, c.Gate.Backups.KeepMin = true, 30, 3
 	c.Gatekeeping.UpstreamPolling.Enabled, c.Gatekeeping.UpstreamPolling.IntervalMinutes = true, 5
 }

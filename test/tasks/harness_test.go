@@ -87,6 +87,7 @@ type tree struct {
 	dir   string
 	key   string // the real API key, once there is a vault
 	model *provider.Server
+	env   []string // further environment of every command, "K=V"
 }
 
 // newTree makes an empty installation, which is looked through and removed at the end of the test.
@@ -194,7 +195,7 @@ func (tr *tree) left(ctx context.Context) []string {
 
 // environ is the environment of a person with this installation.
 func (tr *tree) environ() []string {
-	return append(os.Environ(), "XDG_CONFIG_HOME="+tr.dir+"/config", "XDG_DATA_HOME="+tr.dir+"/data",
+	return append(append(os.Environ(), tr.env...), "XDG_CONFIG_HOME="+tr.dir+"/config", "XDG_DATA_HOME="+tr.dir+"/data",
 		"XDG_RUNTIME_DIR="+tr.dir+"/run", "XDG_CACHE_HOME="+cache, "TMPDIR="+tr.dir+"/tmp")
 }
 

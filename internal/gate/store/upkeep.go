@@ -277,6 +277,7 @@ type Status struct {
 	Tasks    []TaskStatus      `json:"tasks"`
 	Backups  int               `json:"backups"` // of the base
 	Lock     string            `json:"lock"`    // who holds it, "" for nobody
+	LFS      bool              `json:"lfs"`     // the default branch keeps files in Git LFS: they stay pointers
 }
 
 // TaskStatus is one task's repository.
@@ -306,6 +307,7 @@ func (s *Store) Status(ctx context.Context, project string) (Status, error) {
 		return v, err
 	}
 	v.Head, v.Branches, v.Pending, v.Ahead, v.GateOnly = rep.Head, rep.Branches, rep.Pending, rep.Ahead, rep.GateOnly
+	v.LFS = s.usesLFS(ctx, base)
 	v.Size, v.Packs, _ = sizeOf(base)
 	if list, err := s.listBackups(ctx, base, ""); err == nil {
 		v.Backups = len(list)
