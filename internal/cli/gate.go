@@ -214,8 +214,8 @@ BRANCH.local-DATE and upstream's takes the name.`,
 func newGateFreezeCmd(e *env) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use: "freeze PROJECT [TASK]", Short: "Take no more pushes, of one task or of all of a project", Args: oneTask,
-		Long:    "Pushes are refused with the reason from now on; fetching goes on, and so do the containers. terok gate thaw ends it.",
+		Use: "freeze PROJECT [TASK]", Short: "Take no more pushes and promote nothing, of one task or of all of a project", Args: oneTask,
+		Long:    "Pushes and promotions are refused with the reason from now on; fetching goes on, and so do the containers. terok gate thaw ends it.",
 		Example: "  terok gate freeze webshop k3v9p --reason \"looks at secrets\"\n  terok gate freeze webshop", ValidArgsFunction: e.completeProjects,
 		RunE: func(_ *cobra.Command, args []string) error {
 			t, err := e.gateTask(args)
@@ -226,7 +226,7 @@ func newGateFreezeCmd(e *env) *cobra.Command {
 				return err
 			}
 			return e.print("gate.freeze", map[string]any{"project": args[0], "task": taskID(t), "reason": reason}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "pushes of %s are frozen; terok gate thaw %s ends it\n", strings.Join(args, "/"), strings.Join(args, " "))
+				_, err := fmt.Fprintf(w, "pushes and promotions of %s are frozen; terok gate thaw %s ends it\n", strings.Join(args, "/"), strings.Join(args, " "))
 				return err
 			})
 		},

@@ -22,7 +22,13 @@ type Finding struct {
 	Own         bool   `json:"own"`         // handed out by terok
 	Offset      int64  `json:"offset"`      // of its first byte
 	Fingerprint string `json:"fingerprint"` // first 12 hexadecimal digits of its SHA-256
+
+	phantom string
 }
+
+// Phantom is the token itself where it is a whole phantom, "" for everything else: its owner is found
+// by it, so that it can be revoked. It is not part of any encoding of a Finding and is not to be shown.
+func (f Finding) Phantom() string { return f.phantom }
 
 // shape is one form of credentials: a prefix and the characters that follow it.
 type shape struct {
@@ -36,7 +42,7 @@ type shape struct {
 // shapes are sorted so that a longer prefix comes before one that it begins with. Prefixes and
 // lengths are those of the vendors' own secret-scanning pages.
 var shapes = []shape{
-	{prefix: "terok-p-", kind: "phantom token of terok", min: 49, own: true, check: phantom},
+	{prefix: phantomPrefix, kind: "phantom token of terok", min: 49, own: true, check: phantom},
 	{prefix: "terok-g-", kind: "gate token of terok", min: 32, own: true},
 	{prefix: "sk-ant-", kind: "Anthropic key", min: 40},
 	{prefix: "sk-proj-", kind: "OpenAI key", min: 40},
@@ -58,8 +64,9 @@ var shapes = []shape{
 }
 
 const (
-	maxToken = 256 // longest token that is looked at, in bytes
-	window   = 64 << 10
+	phantomPrefix = "terok-p-"
+	maxToken      = 256 // longest token that is looked at, in bytes
+	window        = 64 << 10
 	// maxFindings of one stream: more say nothing new.
 	maxFindings = 100
 )
@@ -130,7 +137,11 @@ func in(buf []byte, limit int, base int64) []Finding {
 			}
 			if token, ok := s.match(buf[at:]); ok {
 				sum := sha256.Sum256(token)
-				found = append(found, Finding{Kind: s.kind, Own: s.own, Offset: base + int64(at), Fingerprint: hex.EncodeToString(sum[:6])})
+				f := Finding{Kind: s.kind, Own: s.own, Offset: base + int64(at), Fingerprint: hex.EncodeToString(sum[:6])}
+				if s.prefix == phantomPrefix {
+					f.phantom = string(token)
+				}
+				found = append(found, f)
 			}
 		}
 	}

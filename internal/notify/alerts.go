@@ -24,6 +24,7 @@ var leaks = map[string]string{
 	"revoked_phantom": "a revoked token is still used",
 	"guessing":        "many wrong tokens are tried",
 	"phantom_in_name": "a token stands in a name that was looked up",
+	"phantom_in_push": "this task's token was in a push, and was revoked until the task's next start",
 	"phantom_leaked":  "this task's token was used in another container, and was revoked",
 }
 

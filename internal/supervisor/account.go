@@ -261,6 +261,25 @@ func (s *service) betrayed(phantom string) {
 	}
 }
 
+// pushed is told of a whole phantom in what the workload pushed, which the gate refused. Whoever puts a
+// token where it is published does not know what it is, or wants it found: the container's own is
+// revoked until its next start, that of another one as if it had been used here.
+func (s *service) pushed(token string) {
+	for provider, own := range s.hand.Phantoms {
+		if own != token || s.front == nil {
+			continue
+		}
+		if len(s.revoke(provider, "it was in a push", true)) > 0 {
+			s.ledger.Record(audit.Event{Ev: "vault_leak", Actor: "workload", Provider: provider, Reason: front.LeakInPush, Verdict: "deny",
+				Detail: map[string]string{"grant": front.Handle(token)}})
+		}
+		return
+	}
+	if s.session != nil && s.account != nil {
+		s.strayed(token)
+	}
+}
+
 // fresh is true once in leakEvery for the same key.
 func (a *account) fresh(key string) bool {
 	a.mu.Lock()

@@ -247,6 +247,7 @@ func (s *service) gitGate() {
 	}
 	s.gate = server.New(server.Config{Git: &git.Runner{}, Repo: g.Repo, Base: g.Base, Token: s.hand.GateToken,
 		Protected: g.Protected, Lenient: g.Lenient, AllowSecrets: g.AllowSecrets, Record: s.ledger,
+		Leaked: func(token string) { go s.pushed(token) },
 		Limits: server.Limits{MaxPack: int64(g.MaxPackMB) << 20, MaxFile: int64(g.MaxFileMB) << 20,
 			MaxRefs: g.MaxRefs, Quota: int64(g.QuotaMB) << 20}})
 }

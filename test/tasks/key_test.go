@@ -82,6 +82,15 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 		}
 	}
 	tr.wait(10*time.Second, "the strayed phantom is revoked", func() bool { return ask(t, third, strayed) == "401" })
+	// A task that commits what is in its environment: the push is refused, the token is worth nothing until
+	// the next start, and the operator reads of it. Spec/vault.md §10: 5.
+	if said := inside(t, other, `cd /workspace && cp /run/terok/env.json env.json && git add env.json && git commit -qm env && git push origin HEAD 2>&1; true`); !strings.Contains(said, "env.json holds a secret: phantom token of terok") {
+		t.Errorf("the phantom was pushed: %s", said)
+	}
+	tr.wait(10*time.Second, "the pushed phantom is revoked", func() bool { return ask(t, other, theirs) == "401" })
+	if events, _ := tr.run(0, "", "events", "--kind", "vault", "--json"); !strings.Contains(events, `"phantom_in_push"`) {
+		t.Errorf("no alert: %s", tail(events))
+	}
 	tr.run(0, "", "task", "restart", "greet/"+other.ID)
 	tr.ready(other)
 	if code := ask(t, other, theirs); code != "401" {

@@ -84,7 +84,7 @@ type job struct {
 }
 
 // Promote brings src to dst and records approval and promotion. A tip that is not src.Commit any
-// more is the problem "tip_moved" (exit 7), missing approvals "not_reviewed", a flag "flag_denied",
+// more is the problem "tip_moved" (exit 7), a frozen task or project "gate_frozen", missing approvals "not_reviewed", a flag "flag_denied",
 // a clone's branch of that name "branch_exists", upstream moved since "lease_lost".
 func (p *Promoter) Promote(ctx context.Context, src Source, dst Target) (review.Promotion, error) {
 	if src.Branch == "" {
@@ -101,6 +101,9 @@ func (p *Promoter) Promote(ctx context.Context, src Source, dst Target) (review.
 		return review.Promotion{}, err
 	}
 	defer unlock()
+	if err := p.Store.Thawed(src.Task.Project, src.Task.ID); err != nil {
+		return review.Promotion{}, err
+	}
 	j := &job{src: src, dst: dst}
 	to, err := p.place(dst.Kind)
 	if err != nil {

@@ -89,6 +89,40 @@ func (r *rig) state() string {
 	return b.String() + r.Git(r.Upstream, "for-each-ref")
 }
 
+// TestFrozen: nothing of a frozen task or project is promoted; undoing goes on. Spec/gate.md §8, §11.4.
+func TestFrozen(t *testing.T) {
+	r := newRig(t, false)
+	if _, err := r.p.Promote(t.Context(), r.src, r.clone("before")); err != nil {
+		t.Fatal(err)
+	}
+	before := r.Git(r.Upstream, "for-each-ref")
+	for _, frozen := range []string{"", r.task.ID} {
+		if err := r.Store.Freeze(gatetest.Project, frozen, "incident 7"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := r.p.Promote(t.Context(), r.src, r.clone("after"))
+		r.want(err, "gate_frozen", problem.Conflict)
+		if err != nil && !strings.Contains(err.Error(), "incident 7") {
+			t.Errorf("no reason: %v", err)
+		}
+		if err := r.Store.Thaw(gatetest.Project, frozen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := r.Git(r.Upstream, "for-each-ref"); now != before {
+		t.Errorf("something moved:\n%s", now)
+	}
+	if err := r.Store.Freeze(gatetest.Project, "", "incident 8"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.Undo(t.Context(), r.task); err != nil {
+		t.Errorf("undo while frozen: %v", err)
+	}
+	if err := r.Store.Freeze(gatetest.Project, "other", ""); err == nil {
+		t.Error("a task that is not there was frozen")
+	}
+}
+
 // TestToClone: a new branch and nothing else; hooks of the clone stay silent; undo takes it back.
 func TestToClone(t *testing.T) {
 	r := newRig(t, false)

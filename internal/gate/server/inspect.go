@@ -288,6 +288,7 @@ func (i *inspection) judgeLeaks(ctx context.Context, tips []string) error {
 			if known[f.Fingerprint] || !f.Own && i.q.h.AllowSecrets {
 				continue
 			}
+			i.betray(paths)
 			i.q.h.Record.Record(audit.Event{Ev: "leak_suspected", Actor: "workload", Reason: "pushed", Detail: map[string]string{
 				"kind": f.Kind, "fingerprint": f.Fingerprint, "object": id}})
 			place := "the message of " + f.kind + " " + id[:12]
@@ -298,6 +299,23 @@ func (i *inspection) judgeLeaks(ctx context.Context, tips []string) error {
 		}
 	}
 	return nil
+}
+
+// betray tells of all phantoms among the new objects: that the push is refused for the first secret must
+// not hide the others.
+func (i *inspection) betray(paths map[string]string) {
+	if i.q.h.Leaked == nil {
+		return
+	}
+	told := map[string]bool{}
+	for id, found := range i.leaks {
+		for _, f := range found {
+			if _, isNew := paths[id]; isNew && f.Phantom() != "" && !told[f.Phantom()] {
+				told[f.Phantom()] = true
+				i.q.h.Leaked(f.Phantom())
+			}
+		}
+	}
 }
 
 // paths names the objects that tips reach and the repository did not: object → path, "" for commits.

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,7 +147,8 @@ func TestSecretsAreRefused(t *testing.T) {
 	w := gatetest.New(t)
 	w.Write("fixture.txt", "old "+key+"\n")
 	w.Commit(w.Upstream, "a fixture")
-	s := serveTask(t, w, w.Gate("k3v9p"))
+	var betrayed []string
+	s := serveTask(t, w, w.Gate("k3v9p"), func(c *Config) { c.Leaked = func(token string) { betrayed = append(betrayed, token) } })
 	push := func() error {
 		_, err := s.TryGit(s.work, "push", "origin", "HEAD")
 		return err
@@ -171,6 +173,9 @@ func TestSecretsAreRefused(t *testing.T) {
 	s.commit("fixture.txt", "changed\nold "+key+"\n")
 	if err := push(); err != nil {
 		t.Errorf("a file that had the key before: %v", err)
+	}
+	if !slices.Equal(betrayed, []string{ghost}) {
+		t.Errorf("phantoms told: %d", len(betrayed))
 	}
 	if n := len(s.Ledger.Events("leak_suspected")); n != 3 {
 		t.Errorf("%d leak_suspected events, want 3", n)

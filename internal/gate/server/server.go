@@ -87,6 +87,9 @@ type Config struct {
 	Lenient   bool     // let through the faults that old programs made in good faith (git.OldMistakes)
 	// AllowSecrets lets vendors' keys through, which review then flags. Terok's own tokens never pass.
 	AllowSecrets bool
+	// Leaked gets each whole phantom of terok that a push holds, once for every push; nil does nothing. The
+	// push is refused in any case.
+	Leaked func(phantom string)
 	// Record gets push_received, push_refused, push_recovered, gate_request, gate_auth_failed and
 	// leak_suspected; nil keeps none. One that is a Flusher is flushed before a push is answered.
 	Record audit.Recorder

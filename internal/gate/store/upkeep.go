@@ -51,6 +51,26 @@ func (s *Store) Thaw(project, task string) error {
 	return err
 }
 
+// Thawed fails with the problem "gate_frozen" (exit 7) while the task, or its whole project, is frozen:
+// what is under suspicion neither comes in nor goes out.
+func (s *Store) Thawed(project, task string) error {
+	for _, id := range []string{"", task} {
+		reason, err := readSmall(view.FrozenFile(s.Roots.GateBase(project), id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("whether the gate of %s is frozen: %w", project, err) // closed, not open
+		}
+		what, cure := project, "terok gate thaw "+project
+		if id != "" {
+			what, cure = project+"/"+id, cure+" "+id
+		}
+		return problem.New("gate_frozen", problem.Conflict, "%s is frozen: %s", what, text.Line(strings.TrimSpace(string(reason)), 200)).WithHint("%s", cure)
+	}
+	return nil
+}
+
 func (s *Store) hasTask(project, task string) error {
 	if _, err := s.load(project); err != nil || task == "" {
 		return err
