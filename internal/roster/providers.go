@@ -106,6 +106,7 @@ func openai() *Provider {
 				"local POST /backend-api/codex/analytics-events/**",
 				"allow GET,POST /backend-api/codex/**",
 				"allow GET /backend-api/wham/usage",
+				"allow GET /backend-api/wham/accounts/check", // codex asks where its workspace is served before its first turn
 				"allow GET /backend-api/connectors/directory/**",
 			),
 			route("auth.openai.com", "token POST /oauth/token"),

@@ -113,11 +113,14 @@ func (v vendor) test(t *testing.T) {
 		if len(list) == 1 {
 			task = list[0]
 		}
-		return task.Workspace != "" && exists(filepath.Join(task.Workspace, "waiting"))
+		return len(done) > 0 || task.Workspace != "" && exists(filepath.Join(task.Workspace, "waiting"))
 	})
-	if !waiting {
+	if !waiting || len(done) > 0 {
 		select {
 		case o := <-done:
+			for _, r := range tr.model.Requests() {
+				t.Logf("the provider was asked %s %s: %d", r.Method, r.Path, r.Status)
+			}
 			t.Fatalf("%v\n%s\n%s", o.err, o.out, o.errs)
 		default:
 		}

@@ -211,6 +211,13 @@ func (s *Server) endpoint(r *http.Request, fail failure) handler {
 			rec.Kind, rec.Status = "probe", http.StatusOK
 			answerJSON(w, http.StatusOK, map[string]any{"data": map[string]any{}})
 		}
+	case path == "/backend-api/wham/accounts/check" && get: // what Codex learns its workspace's address from
+		return func(w http.ResponseWriter, r *http.Request, rec *Request) {
+			rec.Kind, rec.Status = "probe", http.StatusOK
+			id := r.Header.Get("ChatGPT-Account-ID")
+			answerJSON(w, http.StatusOK, map[string]any{"account_ordering": []string{id}, "accounts": []any{map[string]any{"id": id,
+				"workspace_backend_origin": "https://chatgpt.com", "account_routing_override": "NO_CONSTRAINT"}}})
+		}
 	case strings.HasSuffix(path, "/models") && get:
 		return func(w http.ResponseWriter, _ *http.Request, rec *Request) {
 			rec.Kind, rec.Status = "models", http.StatusOK
