@@ -20,7 +20,7 @@ import (
 // had a token, a phantom or the passphrase among its arguments. Each request is in the ledger once,
 // and when all is over no file holds a token or the phantom.
 //
-// spec/vault.md §10: 1, 2, 3, 4, 6, 80.
+// spec/vault.md §10: 1, 2, 3, 4, 6, 13, 63, 64, 80.
 func TestSecretsAtWork(t *testing.T) {
 	t.Parallel()
 	tr := newTree(t)
@@ -112,6 +112,18 @@ export TOKEN="$(jq -er .CLAUDE_CODE_OAUTH_TOKEN /run/terok/env.json)"; nohup sle
 		t.Errorf("%s requests, %d in the ledger: %.600s", good, recorded, out)
 	}
 
+	// A locked vault closes the running task's way, an unlocked one opens it, without a restart.
+	status := func() string {
+		return inside(t, task, `curl -sS --cacert /run/terok/ca/bundle.pem --max-time 10 -o /dev/null -w '%{http_code} %header{x-terok-broker}' -H @/tmp/header https://api.anthropic.com/v1/models 2>&1; true`)
+	}
+	tr.run(0, "", "vault", "lock")
+	if got := status(); got != "503 vault_locked" {
+		t.Errorf("with a locked vault: %s", got)
+	}
+	tr.run(0, "", "vault", "unlock", "--passphrase-file", tr.dir+"/passphrase")
+	if got := strings.TrimSpace(status()); got != "200" {
+		t.Errorf("with a vault that was unlocked again: %s", got)
+	}
 	tr.run(0, repo, "task", "stop", task.ID)
 	tr.noCanary(i, lines, out)
 	_ = filepath.WalkDir(tr.dir, func(path string, d fs.DirEntry, err error) error {
