@@ -15,8 +15,34 @@ func passphraseFlag(c *cobra.Command, file *string) {
 	c.Flags().StringVar(file, "passphrase-file", "", "file (mode 0600) or pipe that holds the passphrase")
 }
 
-// chosen asks for a new passphrase, twice.
+// chosen asks for a new passphrase, twice, and again after a slip: who has begun to type a
+// passphrase must not go on typing it into a shell.
 func (e *env) chosen(prompt string) ([]byte, error) {
+	pass, err := e.twice(prompt)
+	for tries := 1; pass == nil && err == nil; tries++ {
+		if tries == 3 {
+			return nil, problem.New("usage", problem.Usage, "the two were not the same")
+		}
+		fmt.Fprintln(e.err, "These two were not the same. Once more.")
+		pass, err = e.twice(prompt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if weak(pass) {
+		ok, err := e.confirm("That is short or of one kind of character only. Use it all the same?")
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, problem.New("declined", problem.Declined, "nothing was made")
+		}
+	}
+	return pass, nil
+}
+
+// twice asks for a secret and once more; nil when the two differ.
+func (e *env) twice(prompt string) ([]byte, error) {
 	pass, err := e.secret(prompt)
 	if err != nil {
 		return nil, err
@@ -27,16 +53,8 @@ func (e *env) chosen(prompt string) ([]byte, error) {
 	}
 	defer clear(again)
 	if !bytes.Equal(pass, again) {
-		return nil, problem.New("usage", problem.Usage, "the two were not the same")
-	}
-	if weak(pass) {
-		ok, err := e.confirm("That is short or of one kind of character only. Use it all the same?")
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, problem.New("declined", problem.Declined, "nothing was made")
-		}
+		clear(pass)
+		return nil, nil
 	}
 	return pass, nil
 }
