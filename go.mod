@@ -25,9 +25,11 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/coder/websocket v1.8.15
-
-require golang.org/x/time v0.16.0 // indirect
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/klauspost/compress v1.20.4
+	golang.org/x/time v0.16.0
+)
 
 require (
 	filippo.io/hpke v0.4.0 // indirect

@@ -46,8 +46,8 @@ func (v *Vault) Validate() []config.FieldError {
 			switch {
 			case err != nil:
 				fail(at, "%v", err)
-			case r.Action != endpoint.Allow && r.Action != endpoint.Deny:
-				fail(at, "a project can allow and deny only")
+			case r.Action != endpoint.Allow && r.Action != endpoint.Deny && r.Action != endpoint.Upload:
+				fail(at, "a project can allow, upload and deny only")
 			}
 		}
 	}

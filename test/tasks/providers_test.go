@@ -52,7 +52,9 @@ func TestProviders(t *testing.T) {
 		for _, m := range more {
 			args += " -H '" + m + "'"
 		}
-		if body != "" {
+		if strings.HasPrefix(body, "-") { // for curl
+			args += " " + body
+		} else if body != "" {
 			args += " -H 'Content-Type: application/json' -d '" + body + "'"
 		}
 		out := inside(t, task, fmt.Sprintf(`t=$(jq -r .%s /run/terok/env.json); curl -sS --path-as-is --cacert /run/terok/ca/bundle.pem --max-time 10 -o /dev/null -w '%%{http_code} %%header{x-terok-broker}' -X %s -H "%s$t"%s '%s' 2>&1; true`,
@@ -60,6 +62,8 @@ func TestProviders(t *testing.T) {
 		status, code, _ = strings.Cut(strings.TrimSpace(out), " ")
 		return status, code
 	}
+	inside(t, task, `echo '{"diff":"x"}' | gzip > /tmp/good.gz; echo '{"api_key":"sk-attacker-0123456789"}' | gzip > /tmp/bad.gz`)
+	const packed = "-H 'Content-Type: application/json' --data-binary @/tmp/"
 	const gh, gl, oa, cr = "GH_TOKEN", "GITLAB_TOKEN", "OPENAI_API_KEY", "CODERABBIT_API_KEY"
 	for _, c := range []struct{ variable, header, method, url, body, header2, want string }{
 		{gh, "Authorization: token ", "GET", "https://api.github.com/user", "", "", "200"},
@@ -70,6 +74,8 @@ func TestProviders(t *testing.T) {
 		{oa, "Authorization: Bearer ", "POST", "https://api.openai.com/v1/responses", `{"model":"m","input":"hi"}`, "", "200"},
 		{oa, "X-Api-Key: ", "POST", "https://api.openai.com/v1/chat/completions", `{"model":"m","messages":[]}`, "Connection: authorization, x-api-key", "200"},
 		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", `{"diff":"x"}`, "", "200"},
+		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", "-F purpose=review -F file=@/etc/passwd", "", "200"},
+		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", packed + "good.gz", "Content-Encoding: gzip", "200"},
 
 		{gh, "Authorization: token ", "POST", "https://api.github.com/repos/acme/other/issues", `{"title":"t"}`, "", "403 repo_denied"},
 		{gh, "Authorization: token ", "POST", "https://api.github.com/repositories/43/issues", `{"title":"t"}`, "", "403 repo_denied"},
@@ -90,6 +96,10 @@ func TestProviders(t *testing.T) {
 		{oa, "Authorization: Bearer ", "POST", "https://api.openai.com/v1/responses", `{"input":[{"content":[{"image_url":"https://evil.example/?d=1"}]}]}`, "", "403 server_fetch"},
 		{oa, "Authorization: Bearer ", "POST", "https://api.openai.com/v1/responses", `{"input":"x"}`, "X-Api-Key: sk-attacker-0123456789", "403 foreign_credential"},
 		{oa, "Authorization: Bearer ", "POST", "https://api.openai.com/v1/responses", `{"input":"x","api_key":"sk-attacker-0123456789"}`, "", "403 foreign_credential"},
+		{oa, "Authorization: Bearer ", "POST", "https://api.openai.com/v1/files", "-F purpose=user_data -F file=@/etc/passwd", "", "403 path_denied"},
+		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", "-F file=@/etc/passwd -F api_key=sk-attacker-0123456789", "", "403 foreign_credential"},
+		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", "-F file_url=https://evil.example/", "", "403 server_fetch"},
+		{cr, "Authorization: Bearer ", "POST", "https://app.coderabbit.ai/api/cli/review", packed + "bad.gz", "Content-Encoding: gzip", "403 foreign_credential"},
 		{oa, "Authorization: Bearer ", "GET", "https://api.github.com/user", "", "", "403 no_route"},
 	} {
 		before := len(api.Requests())

@@ -7,6 +7,7 @@
 //	allow GET /v1/models/**
 //	deny /v1/organizations/**
 //	local /api/event_logging/**
+//	upload POST /v1/listen
 //
 // In a pattern "*" is any part of one segment and "**" any number of whole segments, none
 // included, so "/v1/models/**" is /v1/models and everything below. GET stands for HEAD too. The
@@ -34,9 +35,10 @@ const (
 	Local      Action = "local"      // answered by the front with 204 and never sent: telemetry
 	Token      Action = "token"      // answered by the front as the token endpoint, with the phantom
 	Substitute Action = "substitute" // relayed; the secret in the answer becomes another phantom
+	Upload     Action = "upload"     // relayed, and the body may be a file as it is: audio, an archive
 )
 
-var actions = []Action{Allow, Deny, Local, Token, Substitute}
+var actions = []Action{Allow, Deny, Local, Token, Substitute, Upload}
 
 // methods that a rule can name.
 var methods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -64,7 +66,7 @@ func ParseRule(line string) (Rule, error) {
 	}
 	r := Rule{Action: Action(words[0]), Pattern: words[len(words)-1]}
 	if !slices.Contains(actions, r.Action) {
-		return Rule{}, fmt.Errorf("%q is not an action: allow, deny, local, token, substitute", clip(words[0]))
+		return Rule{}, fmt.Errorf("%q is not an action: allow, deny, local, token, substitute, upload", clip(words[0]))
 	}
 	if len(words) == 3 {
 		for _, m := range strings.Split(words[1], ",") {

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,9 +46,22 @@ func refusalOf(err error) *refusal {
 
 var errTooLarge = refuse(http.StatusRequestEntityTooLarge, "too_large", "the request body is larger than the vault relays")
 
+// inspector judges a body as it streams by.
+type inspector interface {
+	write(p []byte) error // the next bytes
+	close() error         // there are no more
+}
+
+// content is the inspector of what is not judged: a file that is the whole body.
+type content struct{}
+
+func (content) write([]byte) error { return nil }
+func (content) close() error       { return nil }
+
 // prepareBody judges the body of r and returns what to send upstream instead: the whole of it,
 // judged, when it is small, else a reader that judges as it goes. A nil body is none. length is
-// -1 when it is not known. again makes the body anew for a retry, or is nil.
+// -1 when it is not known. again makes the body anew for a retry, or is nil. It takes from r's
+// header what is not true of the body that goes out.
 func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadCloser, length int64, again func() (io.ReadCloser, error), err error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil, 0, nil, rules.judgeWhole(nil, true)
@@ -59,26 +69,32 @@ func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadClose
 	if r.ContentLength > f.cfg.Limits.Body {
 		return nil, 0, nil, errTooLarge
 	}
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, 0, nil, refuse(http.StatusUnsupportedMediaType, "bad_body", "the vault reads request bodies: send this one without Content-Encoding")
-	}
-	kind, err := bodyKind(r.Header)
+	kind, err := rules.kindOf(r.Header)
 	if err != nil {
 		return nil, 0, nil, err
 	}
+	packed, err := f.unpackRequest(r)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	defer func() {
+		if packed != nil && (err != nil || again != nil || body == nil) { // else the reader closes it
+			packed.Close()
+		}
+	}()
 	head, whole, err := f.readHead(r)
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	if err := rules.judgeWhole(head, whole && kind == bodyJSON); err != nil || len(head) == 0 {
+	if err := rules.judgeWhole(head, whole && kind.form == bodyJSON); err != nil || len(head) == 0 {
 		return nil, 0, nil, err
 	}
-	if kind == bodyForm { // curl -d sends JSON under this type
+	if kind.form == bodyURLEncoded { // curl -d sends JSON under this type
 		if c := bytes.TrimLeft(head, " \t\r\n"); len(c) > 0 && (c[0] == '{' || c[0] == '[') {
-			kind = bodyJSON
+			kind.form = bodyJSON
 		}
 	}
-	if kind == bodyForm {
+	if kind.form == bodyURLEncoded {
 		if !whole {
 			return nil, 0, nil, errTooLarge
 		}
@@ -86,18 +102,18 @@ func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadClose
 			return nil, 0, nil, err
 		}
 	} else {
-		in := inspectors.Get().(*jsonInspector)
-		in.reset(rules)
+		in := rules.inspectorOf(kind)
 		if err := in.write(head); err != nil {
 			return nil, 0, nil, err
 		}
 		if !whole {
 			left := http.MaxBytesReader(nil, r.Body, f.cfg.Limits.Body-int64(len(head)))
-			rest := newJudgedReader(head, left, in)
-			return rest, r.ContentLength, nil, nil
+			return newJudgedReader(head, left, in), r.ContentLength, nil, nil
 		}
 		err := in.close()
-		inspectors.Put(in)
+		if j, ok := in.(*jsonInspector); ok {
+			inspectors.Put(j)
+		}
 		if err != nil {
 			return nil, 0, nil, err
 		}
@@ -105,6 +121,18 @@ func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadClose
 	again = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(head)), nil }
 	body, _ = again()
 	return body, int64(len(head)), again, nil
+}
+
+func (b bodyRules) inspectorOf(kind bodyKind) inspector {
+	switch kind.form {
+	case bodyMultipart:
+		return newMultipart(b, kind.boundary)
+	case bodyContent:
+		return content{}
+	}
+	in := inspectors.Get().(*jsonInspector)
+	in.reset(b)
+	return in
 }
 
 // inspectors keeps the small buffers of finished inspections.
@@ -116,7 +144,8 @@ func (in *jsonInspector) reset(rules bodyRules) {
 
 // bodyRules is what a body is judged by besides what holds for every one.
 type bodyRules struct {
-	fetch bool // the provider may be made to fetch
+	fetch  bool // the provider may be made to fetch
+	upload bool // the body may be a file
 	forgeCheck
 }
 
@@ -140,85 +169,22 @@ func (f *Front) readHead(r *http.Request) ([]byte, bool, error) {
 	if n := r.ContentLength; n > 0 && n <= limit {
 		head := make([]byte, n)
 		if _, err := io.ReadFull(r.Body, head); err != nil {
-			return nil, false, refuse(http.StatusBadRequest, "bad_body", "the request body ended early")
+			return nil, false, errCut
 		}
 		return head, true, nil
 	}
 	var buf bytes.Buffer
 	n, err := io.Copy(&buf, io.LimitReader(r.Body, limit))
 	if err != nil {
-		return nil, false, refuse(http.StatusBadRequest, "bad_body", "the request body ended early")
+		if ref, ok := errors.AsType[*refusal](err); ok { // of the packed form
+			return nil, false, ref
+		}
+		return nil, false, errCut
 	}
 	return buf.Bytes(), n < limit, nil
 }
 
-type kindOfBody uint8
-
-const (
-	bodyJSON kindOfBody = iota
-	bodyForm
-)
-
-// bodyKind says how to read a body. Everything that cannot be read is refused, because what it
-// carries could not be judged. A body without a type is read as JSON.
-func bodyKind(h http.Header) (kindOfBody, error) {
-	types := h["Content-Type"]
-	if len(types) == 0 {
-		return bodyJSON, nil
-	}
-	t, params, err := mime.ParseMediaType(types[0])
-	if err == nil && len(types) == 1 {
-		if cs := params["charset"]; cs == "" || strings.EqualFold(cs, "utf-8") {
-			switch {
-			case t == "application/json", strings.HasSuffix(t, "+json"):
-				return bodyJSON, nil
-			case t == "application/x-www-form-urlencoded":
-				return bodyForm, nil
-			}
-		}
-	}
-	return 0, refuse(http.StatusUnsupportedMediaType, "bad_body", "the vault relays JSON and form bodies only")
-}
-
-// inspectForm refuses a form that carries a credential, or that names another project.
-func (b bodyRules) inspectForm(body string) error {
-	if hasCredentialParam(body) {
-		return &finding{"foreign_credential", "the form carries a credential of its own"}
-	}
-	if b.project == nil {
-		return nil
-	}
-	values, _ := url.ParseQuery(body) // hasCredentialParam read it
-	for name, list := range values {
-		if !projectMembers[foldName(name)] {
-			continue
-		}
-		for _, id := range list {
-			if ref := b.project(id); ref != nil {
-				return ref
-			}
-		}
-	}
-	return nil
-}
-
-// hasCredentialParam reports whether a form names a credential, or a method that it means instead
-// (Rack and others obey _method), or cannot be read.
-func hasCredentialParam(raw string) bool {
-	if raw == "" {
-		return false
-	}
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return true
-	}
-	for name := range values {
-		if n := foldName(name); credentialNames[n] || weakNames[n] || n == "method" && strings.HasPrefix(name, "_") {
-			return true
-		}
-	}
-	return false
-}
+var errCut = badBody("the request body ended early")
 
 // judgedReader sends the judged head and then judges the rest while it is read. One byte stays
 // behind until the whole document was found good, so a provider never gets a complete document
@@ -228,11 +194,11 @@ type judgedReader struct {
 	held  bool
 	last  byte // the byte that stays behind, when held
 	rest  io.ReadCloser
-	in    *jsonInspector
+	in    inspector
 	err   error // why the body ended; io.EOF when it was good
 }
 
-func newJudgedReader(head []byte, rest io.ReadCloser, in *jsonInspector) *judgedReader {
+func newJudgedReader(head []byte, rest io.ReadCloser, in inspector) *judgedReader {
 	n := len(head) - 1
 	return &judgedReader{ready: head[:n], held: true, last: head[n], rest: rest, in: in}
 }

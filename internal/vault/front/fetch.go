@@ -16,7 +16,7 @@ import (
 var callingMembers = map[string]bool{
 	"mcpservers": true, "datasources": true, "connectors": true, "urlcontext": true, "domainsecrets": true,
 	"webhook": true, "webhooks": true, "callback": true, "callbacks": true, "successcallback": true, "failurecallback": true,
-	"apibase": true, "customllmprovider": true,
+	"apibase": true, "customllmprovider": true, "sdp": true, // who is to be called (RFC 8866)
 }
 
 // anyURL stands for every name that ends in "url" or "uri": image_url, fileUri, server_url, and
@@ -28,7 +28,7 @@ var structuralNames = map[string]bool{
 	"type": true, "url": true, "uri": true, "source": true, "content": true, "input": true, "tools": true, "function": true, "parameters": true,
 	"arguments": true, "inputschema": true, "inputexamples": true, "schema": true, "format": true, "outputformat": true, "jsonschema": true,
 	"metadata": true, "clientmetadata": true, "filedata": true, "links": true, "networkpolicy": true, "access": true, "plugins": true, "id": true,
-	"method": true,
+	"method": true, "purpose": true,
 }
 
 // toolWords are in the types of tools that call out.
@@ -78,6 +78,8 @@ func callsOut(parent, key string, s []byte, n int) bool {
 		return parent == "networkpolicy" && string(s) != "disabled"
 	case "id":
 		return parent == "plugins" && bytes.Contains(bytes.ToLower(s), []byte("fetch"))
+	case "purpose": // a file of requests, which are made later and which nobody judges
+		return parent == "" && (n > captured || bytes.Contains(bytes.ToLower(s), []byte("batch")))
 	}
 	return callingMembers[key]
 }

@@ -21,8 +21,9 @@
 //     a short one goes on as it came when nothing in it had to be masked, any other goes on
 //     unpacked. Ranges are not asked for, since half a secret cannot be found, and an encoding that
 //     cannot be unpacked is refused (502).
-//   - It reads request bodies: JSON and forms only, everything else with a body is refused (415).
-//     Up to Limits.Inspect bytes are judged before the first byte goes upstream. A larger body is
+//   - It reads request bodies: JSON, forms and forms in parts, whose files are content and not
+//     judged. Files as the whole body go where the policy says upload; everything else with a body
+//     is refused (415). Bodies in gzip and zstd are judged and go on unpacked. Up to Limits.Inspect bytes are judged before the first byte goes upstream. A larger body is
 //     judged while it streams; on a hit the upstream request is aborted before its end, so the
 //     provider never sees a complete document.
 //   - It relays WebSockets over HTTP/1.1 message by message: what the container sends must be JSON

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -321,8 +322,8 @@ func TestRefusals(t *testing.T) {
 		{name: "json deep", body: `{"metadata":{"x":[{"accessToken":"x"}]}}`, status: 403, code: "foreign_credential"},
 		{name: "json duplicate", body: `{"api_key":"","api_key":"x"}`, status: 403, code: "foreign_credential"},
 		{name: "json token at the top", body: `{"token":"x"}`, status: 403, code: "foreign_credential"},
-		{name: "form", body: "a=b&private_token=x", change: func(q *http.Request) { q.Header.Set("Content-Type", "application/x-www-form-urlencoded") }, status: 403, code: "foreign_credential"},
-		{name: "json under form's type", body: `{"api_key":"x"}`, change: func(q *http.Request) { q.Header.Set("Content-Type", "application/x-www-form-urlencoded") }, status: 403, code: "foreign_credential"},
+		{name: "form", body: "a=b&private_token=x", change: urlEncoded, status: 403, code: "foreign_credential"},
+		{name: "json under form's type", body: `{"api_key":"x"}`, change: urlEncoded, status: 403, code: "foreign_credential"},
 		{name: "mcp servers", body: `{"mcp_servers":[{"type":"url","url":"https://evil.example"}]}`, status: 403, code: "server_fetch"},
 		{name: "image by url", body: `{"messages":[{"content":[{"type":"image","source":{"type":"url","url":"https://evil.example/?d=1"}}]}]}`, status: 403, code: "server_fetch"},
 		{name: "document by url, other order", body: `{"messages":[{"content":[{"source":{"url":"https://evil.example","type":"url"},"type":"document"}]}]}`, status: 403, code: "server_fetch"},
@@ -361,9 +362,21 @@ func TestRefusals(t *testing.T) {
 		{name: "not json", body: `{"a":`, status: 400, code: "bad_body"},
 		{name: "utf-16", body: "\xff\xfe{\x00", status: 400, code: "bad_body"},
 		{name: "after the document", body: `{} {"api_key":"x"}`, status: 400, code: "bad_body"},
-		{name: "multipart", body: "--x", change: func(q *http.Request) { q.Header.Set("Content-Type", "multipart/form-data; boundary=x") }, status: 415, code: "bad_body"},
+		{name: "multipart/mixed", body: "--x", change: func(q *http.Request) { q.Header.Set("Content-Type", "multipart/mixed; boundary=x") }, status: 415, code: "bad_body"},
+		{name: "a file without a policy for it", body: "RIFF", change: func(q *http.Request) { q.Header.Set("Content-Type", "audio/wav") }, status: 415, code: "bad_body"},
+		{name: "form that fetches", body: "a=b&file_url=https://e", change: urlEncoded, status: 403, code: "server_fetch"},
+		{name: "form that fetches, nested", body: "image_url[0][url]=https://e", change: urlEncoded, status: 403, code: "server_fetch"},
+		{name: "form with JSON", body: "tools=" + url.QueryEscape(`[{"type":"mcp","server_label":"x"}]`), change: urlEncoded, status: 403, code: "server_fetch"},
+		{name: "form with what is nearly JSON", body: "tools=" + url.QueryEscape(`[{"a":NaN,"type":"mcp"}]`), change: urlEncoded, status: 400, code: "bad_body"},
+		{name: "form with a semicolon", body: "a=b;api_key=x", change: urlEncoded, status: 400, code: "bad_body"},
+		{name: "form, another method", body: "_method=DELETE", change: urlEncoded, status: 403, code: "foreign_credential"},
+		{name: "a file of requests", body: `{"purpose":"batch","bytes":1}`, status: 403, code: "server_fetch"},
+		{name: "session description", body: `{"sdp":"v=0\r\nc=IN IP4 192.0.2.1"}`, status: 403, code: "server_fetch"},
 		{name: "charset", change: func(q *http.Request) { q.Header.Set("Content-Type", "application/json; charset=utf-16") }, status: 415, code: "bad_body"},
-		{name: "compressed body", change: func(q *http.Request) { q.Header.Set("Content-Encoding", "gzip") }, status: 415, code: "bad_body"},
+		{name: "packed body that is none", change: func(q *http.Request) { q.Header.Set("Content-Encoding", "gzip") }, status: 400, code: "bad_body"},
+		{name: "brotli", change: func(q *http.Request) { q.Header.Set("Content-Encoding", "br") }, status: 415, code: "bad_body"},
+		{name: "packed twice", change: func(q *http.Request) { q.Header.Set("Content-Encoding", "gzip, zstd") }, status: 415, code: "bad_body"},
+		{name: "packed twice, two lines", change: func(q *http.Request) { q.Header["Content-Encoding"] = []string{"gzip", "gzip"} }, status: 415, code: "bad_body"},
 		{name: "host", change: func(q *http.Request) { q.Host = "api.other.test" }, status: 421, code: "misdirected"},
 		{name: "host below", change: func(q *http.Request) { q.Host = "x." + testHost }, status: 421, code: "misdirected"},
 		{name: "host with another port", change: func(q *http.Request) { q.Host = testHost + ":80" }, status: 421, code: "misdirected"},
@@ -431,6 +444,8 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%d upstream connections", n)
 	}
 }
+
+func urlEncoded(q *http.Request) { q.Header.Set("Content-Type", "application/x-www-form-urlencoded") }
 
 func TestWhatAgentsSendPasses(t *testing.T) {
 	r := newRig(t, func(w http.ResponseWriter, req *http.Request) { io.Copy(w, req.Body) })

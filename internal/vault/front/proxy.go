@@ -62,7 +62,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case v.action == endpoint.Local:
 		x.status, x.reason = http.StatusNoContent, "local"
 		w.WriteHeader(http.StatusNoContent)
-	case v.action != endpoint.Allow && (v.action != endpoint.Substitute || v.route.Exchange == nil):
+	case v.action != endpoint.Allow && v.action != endpoint.Upload && (v.action != endpoint.Substitute || v.route.Exchange == nil):
 		f.answer(w, r, &x, refuse(http.StatusForbidden, "path_denied", "the vault does not relay "+r.Method+" requests to this path"))
 	default:
 		// A WebSocket at such an endpoint carries what a POST would.
@@ -92,7 +92,7 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 		f.tunnel(w, r, rt, (&http.Request{Method: r.Method, URL: url, Host: rt.upstream.Host, Header: rt.outHeader(r.Header, key)}), key, x)
 		return
 	}
-	rules := bodyRules{fetch: rt.ServerFetch || rt.Forge != ""}
+	rules := bodyRules{fetch: rt.ServerFetch || rt.Forge != "", upload: v.action == endpoint.Upload}
 	if rt.Forge != "" {
 		check, ref := rt.confine(r, v, &lookup{ctx: ctx, route: rt, key: key, path: r.URL.EscapedPath(), now: f.cfg.Now()})
 		if ref != nil {

@@ -1,6 +1,8 @@
 package front
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"io"
 	"net/http"
@@ -8,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"terok/internal/sandbox"
 )
@@ -59,11 +63,27 @@ var places = map[string]struct {
 	"X-Amz-Security-Token": {func(r *http.Request, v string) { r.Header.Add("X-Amz-Security-Token", v) }, false},
 	"form":                 {func(r *http.Request, v string) { form(r, "a=b&access_token="+v) }, false},
 	"form, private_token":  {func(r *http.Request, v string) { form(r, "private_token="+v) }, false},
-	"json":                 {func(r *http.Request, v string) { body(r, `{"access_token":"`+v+`"}`) }, false},
-	"json, deep":           {func(r *http.Request, v string) { body(r, `{"a":[{"b":{"apiKey":"`+v+`"}}]}`) }, false},
-	"json, escaped":        {func(r *http.Request, v string) { body(r, `{"\u0061pi_key":"`+v+`"}`) }, false},
-	"json, in metadata":    {func(r *http.Request, v string) { body(r, `{"metadata":{"password":"`+v+`"}}`) }, false},
-	"json, MCP":            {func(r *http.Request, v string) { body(r, `{"tools":[{"authorization":"`+v+`"}]}`) }, false},
+	"form, nested":         {func(r *http.Request, v string) { form(r, "account[api_key]="+v) }, false},
+	"form, JSON in it":     {func(r *http.Request, v string) { form(r, "payload="+url.QueryEscape(`{"apiKey":"`+v+`"}`)) }, false},
+	"multipart":            {func(r *http.Request, v string) { multi(r, `name="api_key"`, "", v) }, false},
+	"multipart, token":     {func(r *http.Request, v string) { multi(r, `name=token`, "", v) }, false},
+	"multipart, nested":    {func(r *http.Request, v string) { multi(r, `name="session[client_secret]"`, "", v) }, false},
+	"multipart, capitals":  {func(r *http.Request, v string) { multi(r, `name="API-Key"`, "", v) }, false},
+	"multipart, file":      {func(r *http.Request, v string) { multi(r, `name="api_key"; filename="a.txt"`, "text/plain", v) }, false},
+	"multipart, JSON": {func(r *http.Request, v string) {
+		multi(r, `name="session"`, "application/json", `{"a":{"access_token":"`+v+`"}}`)
+	}, false},
+	"multipart, JSON as a blob": {func(r *http.Request, v string) {
+		multi(r, `name="session"; filename="blob"`, "application/json", `{"access_token":"`+v+`"}`)
+	}, false},
+	"multipart, JSON without a type": {func(r *http.Request, v string) { multi(r, `name="session"`, "", ` {"password":"`+v+`"}`) }, false},
+	"json in gzip":                   {func(r *http.Request, v string) { packedBody(r, "gzip", `{"api_key":"`+v+`"}`) }, false},
+	"json in zstd":                   {func(r *http.Request, v string) { packedBody(r, "zstd", `{"api_key":"`+v+`"}`) }, false},
+	"json":                           {func(r *http.Request, v string) { body(r, `{"access_token":"`+v+`"}`) }, false},
+	"json, deep":                     {func(r *http.Request, v string) { body(r, `{"a":[{"b":{"apiKey":"`+v+`"}}]}`) }, false},
+	"json, escaped":                  {func(r *http.Request, v string) { body(r, `{"\u0061pi_key":"`+v+`"}`) }, false},
+	"json, in metadata":              {func(r *http.Request, v string) { body(r, `{"metadata":{"password":"`+v+`"}}`) }, false},
+	"json, MCP":                      {func(r *http.Request, v string) { body(r, `{"tools":[{"authorization":"`+v+`"}]}`) }, false},
 }
 
 func basic(user, password string) string {
@@ -80,6 +100,34 @@ func addQuery(r *http.Request, name, value string) {
 func body(r *http.Request, s string) {
 	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(s)), int64(len(s))
 	r.Header.Set("Content-Type", "application/json")
+}
+
+// multi makes the body a form in parts: an innocent field, one of this disposition, an innocent file.
+func multi(r *http.Request, disposition, contentType, value string) {
+	head := "Content-Disposition: form-data; " + disposition + "\r\n"
+	if contentType != "" {
+		head += "Content-Type: " + contentType + "\r\n"
+	}
+	body(r, "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n--b\r\n"+head+"\r\n"+value+
+		"\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.bin\"\r\n\r\n\x00\r\n--b--\r\n")
+	r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+}
+
+// packedBody makes the body s in an encoding.
+func packedBody(r *http.Request, encoding, s string) {
+	body(r, string(pack(encoding, []byte(s))))
+	r.Header.Set("Content-Encoding", encoding)
+}
+
+func pack(encoding string, data []byte) []byte {
+	var buf bytes.Buffer
+	var w io.WriteCloser = gzip.NewWriter(&buf)
+	if encoding == "zstd" {
+		w, _ = zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1))
+	}
+	w.Write(data)
+	w.Close()
+	return buf.Bytes()
 }
 
 func form(r *http.Request, s string) {

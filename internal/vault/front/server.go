@@ -27,6 +27,8 @@ type Front struct {
 	serving  sync.WaitGroup
 	tunnels  sync.WaitGroup // WebSockets
 	requests atomic.Int64   // being served
+
+	unpacking chan struct{} // a place for each packed body at a time
 }
 
 type target struct {
@@ -50,7 +52,8 @@ func New(cfg Config) (*Front, error) {
 	setDefault(&cfg.Limits.Burst, 60)
 	setDefault(&cfg.Limits.WrongDelay, time.Second)
 	f := &Front{cfg: cfg, sites: map[target]*site{}, accounts: map[string]*account{}, conns: newHandover(),
-		canary: newCanary(cfg.Limits.WrongDelay)}
+		unpacking: make(chan struct{}, maxUnpacking),
+		canary:    newCanary(cfg.Limits.WrongDelay)}
 	for _, g := range cfg.Grants {
 		if err := f.addGrant(g); err != nil {
 			f.closeRoutes()
