@@ -344,18 +344,17 @@ func (a *App) SSHExport(ctx context.Context, prefix, dir, name string) (file str
 	}
 	file = filepath.Join(dir, name)
 	a.note("ssh_key_exported", map[string]string{"key": key.Fingerprint, "file": file})
-	for _, f := range []struct {
-		path string
-		data []byte
-		mode os.FileMode
-	}{{file, private, 0o600}, {file + ".pub", []byte(ssh.PublicLine(key.Public, key.Comment) + "\n"), 0o644}} {
-		if err := writeExclusive(f.path, f.data, f.mode); err != nil {
-			return "", err
-		}
+	// The public half first: where that cannot be written, no private one lies about.
+	if err := writeExclusive(file+".pub", []byte(ssh.PublicLine(key.Public, key.Comment)+"\n"), 0o644); err != nil {
+		return "", err
+	}
+	if err := writeExclusive(file, private, 0o600); err != nil {
+		return "", errors.Join(err, os.Remove(file+".pub"))
 	}
 	return file, nil
 }
 
+// writeExclusive makes a new file; what it cannot finish it removes.
 func writeExclusive(path string, data []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, os.ErrExist) {
@@ -365,7 +364,10 @@ func writeExclusive(path string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 // sshServers is what a project's upstream asks of SSH keys: the server, and the login name if the

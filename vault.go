@@ -66,7 +66,7 @@ func (a *App) VaultInit(ctx context.Context, s VaultSetup) error {
 		return err
 	}
 	a.note("vault_init", map[string]string{"slot": first.Kind})
-	return a.unlock(ctx, first.Secret)
+	return a.unlock(ctx, first.Secret, true)
 }
 
 // VaultKeepers says which keepers of this machine could hold the vault's key now. Nobody is asked.
@@ -90,12 +90,14 @@ func (a *App) VaultUnlock(ctx context.Context, secret []byte) error {
 		return errors.Join(err, a.noVault())
 	}
 	if secret == nil {
-		return a.wake(ctx)
+		return a.wake(ctx, true)
 	}
-	return a.unlock(ctx, secret)
+	return a.unlock(ctx, secret, true)
 }
 
-func (a *App) unlock(ctx context.Context, secret []byte) error {
+// unlock opens the vault. Only a person undoes what a person did: without one, a vault that was
+// locked since the caller looked stays locked.
+func (a *App) unlock(ctx context.Context, secret []byte, person bool) error {
 	if err := holder.Start(ctx, a.Self, a.Roots); err != nil {
 		return err
 	}
@@ -104,11 +106,21 @@ func (a *App) unlock(ctx context.Context, secret []byte) error {
 		return a.vaultProblem(err)
 	}
 	defer c.Close()
-	if err := c.Unlock(ctx, secret); err != nil {
+	open := c.Wake
+	if person {
+		open = c.Unlock
+	}
+	if err := open(ctx, secret); err != nil {
+		if _, standing := os.Lstat(a.Roots.VaultLocked()); standing == nil && errors.Is(err, keyholder.ErrLocked) {
+			return a.lockedProblem(LockUser)
+		}
 		return a.vaultProblem(err)
 	}
 	a.note("vault_unlock", nil)
-	if err := os.Remove(a.userLocked()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if !person {
+		return nil
+	}
+	if err := os.Remove(a.Roots.VaultLocked()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -121,7 +133,7 @@ func (a *App) VaultLock(ctx context.Context) error {
 	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
 		return errors.Join(err, a.noVault())
 	}
-	if err := state.WriteFile(a.userLocked(), nil); err != nil {
+	if err := state.WriteFile(a.Roots.VaultLocked(), nil); err != nil {
 		return err
 	}
 	if err := a.endKeyholder(ctx); err != nil {
@@ -148,10 +160,10 @@ func (a *App) VaultNeed(ctx context.Context) error {
 	if ok, err := store.Exists(a.Roots.VaultDir()); err != nil || !ok {
 		return errors.Join(err, a.noVault())
 	}
-	if _, err := os.Lstat(a.userLocked()); err == nil {
+	if _, err := os.Lstat(a.Roots.VaultLocked()); err == nil {
 		return a.lockedProblem(LockUser)
 	}
-	return a.wake(ctx)
+	return a.wake(ctx, false)
 }
 
 // dial connects to the keyholder. One that runs another program than the one installed in its

@@ -90,6 +90,9 @@ func (a *App) VaultRestore(ctx context.Context, path string) (old string, err er
 	if err != nil {
 		return "", err
 	}
+	if err := store.CheckBackup(path); err != nil { // before tasks lose their keys for nothing
+		return "", err
+	}
 	if err := a.endKeyholder(ctx); err != nil {
 		return "", err
 	}

@@ -107,8 +107,9 @@ func unreadable(source string, err error) error {
 		WithHint("%s", hint).With("lock_reason", LockUnreadable)
 }
 
-// wake opens a locked vault without a person, if something can; otherwise it says why not.
-func (a *App) wake(ctx context.Context) error {
+// wake opens a locked vault by what needs no person, if something can; otherwise it says why not.
+// person is whether one asked for it.
+func (a *App) wake(ctx context.Context, person bool) error {
 	ways, err := store.ReadWays(a.Roots.VaultDir())
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (a *App) wake(ctx context.Context) error {
 		return a.lockedProblem(LockNoSource)
 	}
 	defer clear(secret)
-	err = a.unlock(ctx, secret)
+	err = a.unlock(ctx, secret, person)
 	if problem.Is(err, store.CodeMismatch) || problem.Is(err, store.CodeWrong) {
 		return problem.New("vault_locked", problem.Locked, "the vault is locked: what %s has does not open it", source).
 			WithHint("terok vault unlock").With("lock_reason", LockMismatch)

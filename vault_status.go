@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"time"
 
 	"terok/internal/config"
@@ -192,7 +191,7 @@ func (a *App) lockReason(st VaultStatus) string {
 	if a.notPanicked() != nil {
 		return LockPanic
 	}
-	if _, err := os.Lstat(a.userLocked()); err == nil {
+	if _, err := os.Lstat(a.Roots.VaultLocked()); err == nil {
 		return LockUser
 	}
 	reason := LockNoSource
@@ -209,7 +208,3 @@ func (a *App) lockReason(st VaultStatus) string {
 	}
 	return reason
 }
-
-// userLocked is the file that stands while a person wants the vault locked: then no command and
-// no sealed copy opens it again silently.
-func (a *App) userLocked() string { return filepath.Join(a.Roots.VaultDir(), "user-locked") }

@@ -208,6 +208,7 @@ func (a *App) VaultRotatePlan(ctx context.Context, pass []byte) (VaultKeep, erro
 	var k VaultKeep
 	for _, s := range ways.Slots {
 		var secret []byte
+		var err error
 		switch s.Kind {
 		case store.SlotSystemdCreds:
 			secret, err = a.creds().Unseal(ctx, s.Sealed)

@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -88,15 +88,17 @@ func (e *env) setUpVault(cmd *cobra.Command, o setupOptions) error {
 		}
 	}
 	defer clear(set.Passphrase)
-	var f *os.File
 	cancel := func() {}
 	if e.canShow(o.recovery) && st.State == terok.VaultUnprovisioned {
-		if f, cancel, err = o.recovery.reserve(); err != nil {
+		set.Recovery = terok.NewRecoveryCode()
+		if cancel, err = o.recovery.keep(set.Recovery); err != nil {
 			return err
 		}
-		set.Recovery = terok.NewRecoveryCode()
 	}
 	if err := e.app.VaultInit(cmd.Context(), set); err != nil {
+		if now, serr := e.app.VaultStatus(cmd.Context()); set.Recovery != nil && serr == nil && st.State == terok.VaultUnprovisioned && now.State == terok.VaultLocked {
+			return errors.Join(err, e.handOver(cmd, set.Recovery, o.recovery)) // it was made, and only not opened
+		}
 		cancel()
 		return err
 	}
@@ -104,7 +106,7 @@ func (e *env) setUpVault(cmd *cobra.Command, o setupOptions) error {
 		fmt.Fprintln(e.err, "Nothing but this opens the vault. A recovery code: terok vault recovery rotate --recovery-out FILE")
 		return nil
 	}
-	return e.handOver(cmd, set.Recovery, o.recovery, f)
+	return e.handOver(cmd, set.Recovery, o.recovery)
 }
 
 // chooseSlot decides what opens the new vault first.

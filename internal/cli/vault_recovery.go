@@ -35,32 +35,36 @@ func (o *recoveryOptions) check() error {
 // canShow reports whether a code has somewhere to go.
 func (e *env) canShow(o recoveryOptions) bool { return o.out != "" || e.interactive() }
 
-// reserve makes the file for the code before there is one, so that nothing is made which cannot be
-// shown. cancel removes it again.
-func (o recoveryOptions) reserve() (f *os.File, cancel func(), err error) {
+// keep writes a code into the file, if there is to be one, before it opens anything: whoever is
+// killed in between has a code that is not used, and never a vault whose code nobody has. cancel
+// removes the file again.
+func (o recoveryOptions) keep(code terok.RecoveryCode) (cancel func(), err error) {
 	if o.out == "" {
-		return nil, func() {}, nil
+		return func() {}, nil
 	}
-	f, err = os.OpenFile(o.out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(o.out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return nil, nil, problem.New("exists", problem.Conflict, "%s exists already", o.out).WithHint("choose another name")
+		return nil, problem.New("exists", problem.Conflict, "%s exists already", o.out).WithHint("choose another name")
 	}
 	if err != nil {
-		return nil, nil, problem.New("usage", problem.Usage, "%w", err)
+		return nil, problem.New("usage", problem.Usage, "%w", err)
 	}
-	return f, func() { f.Close(); os.Remove(o.out) }, nil
+	cancel = func() { os.Remove(o.out) }
+	_, err = fmt.Fprintf(f, "%s\n", code)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		cancel()
+		return nil, fmt.Errorf("write the recovery code: %w", err)
+	}
+	return cancel, nil
 }
 
-// handOver gives the code to the person: into the file, or on the terminal, where one group is typed
-// again. The vault has the code already; whoever does not confirm gets a warning until they do.
-func (e *env) handOver(cmd *cobra.Command, code terok.RecoveryCode, o recoveryOptions, f *os.File) error {
+// handOver gives the code to the person: it is in the file, or is shown on the terminal, where one
+// group is typed again. The vault has the code already; whoever does not confirm gets a warning until
+// they do.
+func (e *env) handOver(cmd *cobra.Command, code terok.RecoveryCode, o recoveryOptions) error {
 	defer clear(code)
 	confirmed := o.typed == "SAVED"
-	if f != nil {
-		_, err := fmt.Fprintf(f, "%s\n", code)
-		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return fmt.Errorf("write the recovery code: %w", err)
-		}
+	if o.out != "" {
 		fmt.Fprintf(e.err, "The recovery code is in %s: move it off this machine.\n", o.out)
 	} else {
 		ok, err := e.retype(code)
@@ -139,14 +143,23 @@ func (e *env) newRecovery(cmd *cobra.Command, o recoveryOptions) error {
 	if err := e.app.VaultNeed(cmd.Context()); err != nil {
 		return err
 	}
-	f, cancel, err := o.reserve()
+	code := terok.NewRecoveryCode()
+	cancel, err := o.keep(code)
 	if err != nil {
 		return err
 	}
-	code := terok.NewRecoveryCode()
+	return e.replaceRecovery(cmd, code, o, cancel)
+}
+
+// replaceRecovery makes a kept code the vault's and hands it over.
+func (e *env) replaceRecovery(cmd *cobra.Command, code terok.RecoveryCode, o recoveryOptions, cancel func()) error {
 	if err := e.app.VaultRecoveryRotate(cmd.Context(), code); err != nil {
-		cancel()
+		if problem.Is(err, "vault_locked") && o.out != "" { // it went away, perhaps after it was done
+			fmt.Fprintf(e.err, "The recovery code in %s may be the one of the vault: try it before it is thrown away.\n", o.out)
+		} else {
+			cancel()
+		}
 		return err
 	}
-	return e.handOver(cmd, code, o, f)
+	return e.handOver(cmd, code, o)
 }

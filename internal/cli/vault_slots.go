@@ -314,9 +314,13 @@ func (e *env) rotateKey(cmd *cobra.Command, file string, o recoveryOptions) erro
 			return problem.New("declined", problem.Declined, "nothing was changed")
 		}
 	}
-	f, cancel, err := o.reserve()
-	if err != nil {
-		return err
+	var code terok.RecoveryCode
+	cancel := func() {}
+	if renew {
+		code = terok.NewRecoveryCode()
+		if cancel, err = o.keep(code); err != nil {
+			return err
+		}
 	}
 	dropped, err := e.app.VaultRotateKey(ctx, plan)
 	if err != nil {
@@ -324,16 +328,9 @@ func (e *env) rotateKey(cmd *cobra.Command, file string, o recoveryOptions) erro
 		return err
 	}
 	if renew {
-		code := terok.NewRecoveryCode()
-		if err := e.app.VaultRecoveryRotate(ctx, code); err != nil {
-			cancel()
+		if err := e.replaceRecovery(cmd, code, o, cancel); err != nil {
 			return err
 		}
-		if err := e.handOver(cmd, code, o, f); err != nil {
-			return err
-		}
-	} else {
-		cancel()
 	}
 	return e.print("vault.rotate-key", map[string]any{"dropped": dropped}, func(w io.Writer) error {
 		_, err := fmt.Fprintln(w, "the vault has a new key")

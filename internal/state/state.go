@@ -66,6 +66,7 @@ func (r Roots) ProjectFile(p string) string { return filepath.Join(r.ProjectDir(
 
 // Below the data root.
 func (r Roots) VaultDir() string       { return filepath.Join(r.Data, "vault") }
+func (r Roots) VaultLocked() string    { return filepath.Join(r.VaultDir(), "user-locked") } // stands while a person wants the vault locked
 func (r Roots) HostLedger() string     { return filepath.Join(r.Data, "audit", "host.jsonl") }
 func (r Roots) HooksDir() string       { return filepath.Join(r.Data, "hooks") }
 func (r Roots) ContainersConf() string { return filepath.Join(r.Data, "containers.conf") }

@@ -111,6 +111,13 @@ func (c *Client) Unlock(ctx context.Context, passphrase []byte) error {
 	return err
 }
 
+// Wake is Unlock by what opens the vault without a person: ErrLocked once somebody has locked it
+// (state.Roots.VaultLocked), also while the secret was being fetched.
+func (c *Client) Wake(ctx context.Context, secret []byte) error {
+	_, err := c.call(ctx, Request{Op: OpUnlock, Passphrase: secret, Unattended: true})
+	return err
+}
+
 // Lock makes the keyholder forget everything and end, and returns when its socket is gone.
 func (c *Client) Lock(ctx context.Context) error {
 	if _, err := c.call(ctx, Request{Op: OpLock}); err != nil {

@@ -143,6 +143,7 @@ type Request struct {
 	ID         uint64 `json:"id"`
 	Op         string `json:"op"`
 	Passphrase []byte `json:"passphrase,omitempty"`
+	Unattended bool   `json:"unattended,omitempty"` // OpUnlock: no person asks for it
 	Scope      string `json:"scope,omitempty"`
 	Provider   string `json:"provider,omitempty"`
 	Account    string `json:"account,omitempty"` // "": default

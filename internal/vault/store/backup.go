@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -21,6 +23,8 @@ import (
 
 // backupFormat is what a backup file says it is.
 const backupFormat = "terok-backup/1"
+
+const maxBackup = 2 * maxFile // bytes; it holds both files, one of them in base64
 
 // ageHeader begins every age file.
 const ageHeader = "age-encryption.org/"
@@ -120,15 +124,24 @@ func syncDir(dir string) error {
 
 // readBackup reads and checks a backup as far as that needs no key.
 func readBackup(path string) (*backup, error) {
-	data, err := read(path)
+	bad := func(why string) error {
+		return problem.New("backup_damaged", problem.Failed, "%s is no backup of a vault that can be used: %s", path, why).WithHint("use another backup")
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, problem.New("backup_missing", problem.NotFound, "there is no %s", path)
 	}
 	if err != nil {
-		return nil, err
+		return nil, problem.New("backup_unreadable", problem.Usage, "%w", err)
 	}
-	bad := func(why string) error {
-		return problem.New("backup_damaged", problem.Failed, "%s is no backup of a vault that can be used: %s", path, why).WithHint("use another backup")
+	defer f.Close()
+	// Whoever may read it has nothing without a way in, and FAT lets everybody read.
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || st.Size() > maxBackup {
+		return nil, bad("it is no file, or too large for one")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxBackup))
+	if err != nil {
+		return nil, err
 	}
 	if bytes.HasPrefix(data, []byte(ageHeader)) {
 		return nil, problem.New("backup_encrypted", problem.Manual, "%s is encrypted once more", path).
@@ -161,15 +174,30 @@ func readBackup(path string) (*backup, error) {
 	return &b, err
 }
 
+// CheckBackup says what is wrong with a backup as far as that needs no key.
+func CheckBackup(path string) error {
+	_, err := readBackup(path)
+	return err
+}
+
 // Restore puts the vault of a backup into dir. A vault that is there is moved to dir.old-STAMP,
-// which is returned; nothing of it is lost. No keyholder may run.
+// which is returned; nothing of it is lost, also when this is killed and run again. No keyholder may
+// run.
 func Restore(dir, path string, now time.Time) (old string, err error) {
+	return restore(dir, path, now, func() {})
+}
+
+// restore calls step where a test ends it.
+func restore(dir, path string, now time.Time, step func()) (old string, err error) {
 	b, err := readBackup(path)
 	if err != nil {
 		return "", err
 	}
+	aside := func() string { return freeName(dir + ".old-" + now.UTC().Format("20060102-150405")) }
 	fresh := dir + ".restoring"
-	if err := os.RemoveAll(fresh); err != nil {
+	switch err := os.Rename(fresh, aside()); { // left by one that was killed; it is not known what it is
+	case err == nil, errors.Is(err, os.ErrNotExist):
+	default:
 		return "", err
 	}
 	if err := state.MkdirAll(fresh); err != nil {
@@ -178,10 +206,12 @@ func Restore(dir, path string, now time.Time) (old string, err error) {
 	if err := state.WriteFile(vaultFile(fresh), b.Vault); err != nil {
 		return "", err
 	}
+	step()
 	if err := b.Slots.write(fresh); err != nil {
 		return "", err
 	}
-	there, err := Exists(dir)
+	step()
+	there, err := holds(dir)
 	if err != nil {
 		return "", err
 	}
@@ -194,15 +224,30 @@ func Restore(dir, path string, now time.Time) (old string, err error) {
 		}
 		return "", syncDir(filepath.Dir(dir))
 	}
-	old = freeName(dir + ".old-" + now.UTC().Format("20060102-150405"))
-	// Exchanged in one step: at every moment there is a whole vault in dir.
-	if err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-		return "", fmt.Errorf("put the restored vault in place: %w", err)
-	}
+	// First to the name under which the other one will lie, then exchanged in one step: at every
+	// moment there is a whole vault in dir, and no step after that can lose the other.
+	old = aside()
 	if err := os.Rename(fresh, old); err != nil {
 		return "", err
 	}
+	step()
+	if err := unix.Renameat2(unix.AT_FDCWD, old, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return "", fmt.Errorf("put the restored vault in place: %w", err)
+	}
+	step()
 	return old, syncDir(filepath.Dir(dir))
+}
+
+// holds reports whether anything of a vault lies in dir: also what is left of a damaged one may be
+// wanted again.
+func holds(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return strings.HasPrefix(e.Name(), "vault.age") || strings.HasPrefix(e.Name(), "slots.json")
+	}), err
 }
 
 func freeName(path string) string {

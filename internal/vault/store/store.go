@@ -60,6 +60,7 @@ const (
 	CodeEmpty       = "empty_passphrase"    // exit 2
 	CodeRecovery    = "wrong_recovery_code" // exit 1
 	CodeMismatch    = "slot_mismatch"       // exit 1
+	CodeReplaced    = "vault_replaced"      // exit 1
 )
 
 func vaultFile(dir string) string { return filepath.Join(dir, "vault.age") }
@@ -164,7 +165,7 @@ func newer(path string, schema, known int) error {
 
 // sweep removes what a killed writer left behind. The caller holds the lock.
 func sweep(dir string) {
-	for _, pattern := range []string{".vault.age*", ".slots.json*", "vault.age.1.new", ".backup*"} {
+	for _, pattern := range []string{".vault.age*", ".slots.json*", "vault.age.1.new"} {
 		left, _ := filepath.Glob(filepath.Join(globEscape(dir), pattern))
 		for _, path := range left {
 			_ = os.Remove(path)

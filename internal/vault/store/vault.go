@@ -68,9 +68,11 @@ func initialise(dir string, ways []NewSlot, work int, now time.Time) error {
 		return problem.New(CodeExists, problem.Conflict, "there is a vault in %s already", dir).WithHint("terok vault unlock")
 	}
 	// slots.json is written last: vault.age alone, of an init that was killed, holds nothing and
-	// nobody has its key. One that ever was in use has a generation before it.
-	if _, err := os.Lstat(vaultFile(dir) + ".1"); vaultErr == nil && err == nil {
-		return damaged(slotsFile(dir), errors.New("it is missing while vault.age is there"))
+	// nobody has its key. One that ever was in use has a copy of one of the files.
+	for _, path := range []string{vaultFile(dir) + ".1", slotsFile(dir) + ".1"} {
+		if _, err := os.Lstat(path); vaultErr == nil && err == nil {
+			return damaged(slotsFile(dir), errors.New("it is missing while vault.age is there"))
+		}
 	}
 	sweep(dir)
 	identity, err := age.GenerateHybridIdentity()
@@ -294,6 +296,9 @@ func (v *Vault) update(now time.Time, change func(*Tx) error) error {
 	if err := settleLocked(v.dir); err != nil {
 		return err
 	}
+	if err := v.inPlace(); err != nil {
+		return err
+	}
 	sweep(v.dir)
 	doc, err := v.document()
 	if err != nil {
@@ -312,6 +317,18 @@ func (v *Vault) update(now time.Time, change func(*Tx) error) error {
 	return v.store(doc, replace)
 }
 
+// inPlace refuses to write where another vault lies than the one in memory, or none any more: a
+// vault.age without the slots of its key opens never again. Slots that are only damaged keep no
+// token from being stored.
+func (v *Vault) inPlace() error {
+	s, err := readSlots(v.dir)
+	if problem.Is(err, CodeMissing) || err == nil && (s.VaultID != v.id || s.Recipient != v.recipient.String()) {
+		return problem.New(CodeReplaced, problem.Failed, "another vault lies in %s now than the one that is open, or none", v.dir).
+			WithHint("terok vault lock && terok vault unlock")
+	}
+	return nil
+}
+
 // store writes doc and keeps it in memory. The caller holds the lock and wipes doc.
 func (v *Vault) store(doc *document, replace func(dir string, data []byte) error) error {
 	plain, err := json.Marshal(doc)
@@ -326,6 +343,10 @@ func (v *Vault) store(doc *document, replace func(dir string, data []byte) error
 	next, err := newLockedBuffer(plain)
 	if err != nil {
 		return err
+	}
+	if len(data) > maxFile {
+		next.close()
+		return problem.New("vault_full", problem.Failed, "the vault would have more than %d MiB", maxFile>>20).WithHint("terok auth --list")
 	}
 	if err := replace(v.dir, data); err != nil {
 		next.close()

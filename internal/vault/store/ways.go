@@ -35,7 +35,13 @@ func (v *Vault) slots() (*slots, error) {
 	if s.VaultID != v.id {
 		return nil, tampered(slotsFile(v.dir))
 	}
-	return s, s.prove(slotsFile(v.dir), string(v.identity.bytes()), v.recipient.String())
+	if err := s.prove(slotsFile(v.dir), string(v.identity.bytes()), v.recipient.String()); err != nil {
+		return nil, err
+	}
+	return s, v.View(func(t *Tx) error {
+		v.rollback = v.rollback || s.Generation < t.doc.SlotsGeneration
+		return nil
+	})
 }
 
 // changeSlots rewrites slots.json in one step and tells the document its new generation. A crash
@@ -56,6 +62,8 @@ func (v *Vault) changeSlots(now time.Time, change func(*slots, *document) error)
 		if err := change(s, t.doc); err != nil {
 			return err
 		}
+		// Never below what was known before, or copies from in between would count as newer.
+		s.Generation = max(s.Generation, t.doc.SlotsGeneration)
 		if err := s.seal(string(v.identity.bytes())); err != nil {
 			return err
 		}
@@ -139,6 +147,10 @@ func (s *slots) find(name string) (int, error) {
 // Acknowledge records that a person has the recovery code, and reports whether that was known.
 func (v *Vault) Acknowledge(now time.Time) (before bool, err error) {
 	err = v.changeSlots(now, func(s *slots, _ *document) error {
+		if v.rollback { // the code may be one that was replaced
+			return problem.New("slots_rolled_back", problem.Conflict, "slots.json was put back from an older copy, so its recovery code may be an old one").
+				WithHint("terok vault recovery rotate")
+		}
 		if s.Recovery == nil {
 			return problem.New("no_recovery", problem.NotFound, "the vault has no recovery code").WithHint("terok vault recovery rotate")
 		}

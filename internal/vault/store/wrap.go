@@ -18,11 +18,13 @@ import (
 	"terok/internal/vault/recovery"
 )
 
-// Bounds of scrypt's work factor, log2 of N. Memory is 2^(factor+10) bytes: 32 MiB to 1 GiB. The
-// upper one bounds what an edited slots.json can make us do.
+// Bounds of scrypt's work factor, log2 of N. Memory is 2^(factor+10) bytes: 128 MiB to 1 GiB. A
+// machine that is busy while the vault is made gets no less than the lower one; the upper one bounds
+// what an edited slots.json can make us do.
 const (
-	minWork = 15
-	maxWork = 20
+	probeWork = 15
+	leastWork = 17
+	maxWork   = 20
 	// A secret of 128 bits and more needs no stretching: such a slot opens in milliseconds.
 	randomWork = 10
 )
@@ -48,17 +50,22 @@ func mint() []byte {
 	return base64.RawURLEncoding.AppendEncode(nil, b[:])
 }
 
-// calibrated is the work factor at which a guess costs this machine 0.3 to 1 s.
+// calibrated is the work factor at which a guess costs this machine 0.3 to 0.7 s, or leastWork.
 func calibrated() int {
 	best := time.Hour
 	for range 2 { // the first call also pays for its memory
 		start := time.Now()
-		_, _ = scrypt.Key([]byte("calibration"), make([]byte, 16), 1<<minWork, 8, 1, 32)
+		_, _ = scrypt.Key([]byte("calibration"), make([]byte, 16), 1<<probeWork, 8, 1, 32)
 		best = min(best, time.Since(start))
 	}
-	// Doubling from the measured time, the last step that stays at or below 0.7 s.
-	steps := bits.Len64(uint64(700*time.Millisecond/max(best, time.Millisecond))) - 1
-	return min(max(minWork+max(steps, 0), minWork), maxWork)
+	return workFor(best)
+}
+
+// workFor doubles from the time that probeWork took, up to the last step that stays at or below
+// 0.7 s.
+func workFor(probe time.Duration) int {
+	steps := bits.Len64(uint64(700*time.Millisecond/max(probe, time.Millisecond))) - 1
+	return min(max(probeWork+steps, leastWork), maxWork)
 }
 
 // CheckPassphrase judges a new passphrase as far as every vault must: not empty, not too long, not

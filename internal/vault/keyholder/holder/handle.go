@@ -100,7 +100,7 @@ func refused(why string) keyholder.Response {
 // unlock opens the vault. An open one stays open, whatever the passphrase; it is checked all the
 // same, so that the answer tells whether it is right.
 func (h *Holder) unlock(req *keyholder.Request) keyholder.Response {
-	if h.ending {
+	if h.ending || req.Unattended && stands(h.cfg.Roots.VaultLocked()) {
 		return locked()
 	}
 	now := h.cfg.Now()

@@ -178,8 +178,10 @@ func listen(socket string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func panicked(r state.Roots) bool {
-	_, err := os.Lstat(r.PanicLock())
+func panicked(r state.Roots) bool { return stands(r.PanicLock()) }
+
+func stands(path string) bool {
+	_, err := os.Lstat(path)
 	return err == nil
 }
 

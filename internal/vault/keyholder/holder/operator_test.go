@@ -170,6 +170,29 @@ func TestAttemptsAreLimited(t *testing.T) {
 	}
 }
 
+// TestWakeAfterALock: what opens the vault without a person does not undo what a person did.
+func TestWakeAfterALock(t *testing.T) {
+	r := newRig(t)
+	r.serve(Config{})
+	c := r.client()
+	if err := os.WriteFile(r.roots.VaultLocked(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wake(r.ctx, []byte(pass)); !errors.Is(err, keyholder.ErrLocked) {
+		t.Error(err)
+	}
+	if st, err := c.Status(r.ctx); err != nil || st.Unlocked {
+		t.Error("it is open", err)
+	}
+	if err := c.Unlock(r.ctx, []byte(pass)); err != nil {
+		t.Error(err)
+	}
+	os.Remove(r.roots.VaultLocked())
+	if err := c.Wake(r.ctx, []byte(pass)); err != nil {
+		t.Error(err)
+	}
+}
+
 // spec/vault.md §10: 71, adapted to sandbox files: a supervisor's connection does nothing but fetch
 // its grants.
 func TestSupervisorIsNoOperator(t *testing.T) {
