@@ -19,7 +19,7 @@ func newVaultCmd(e *env) *cobra.Command {
 		newVaultInitCmd(e), newVaultUnlockCmd(e), newVaultLockCmd(e), newVaultStatusCmd(e),
 		newVaultListCmd(e), newVaultShowCmd(e), newVaultExplainCmd(e),
 		newSlotsCmd(e), newPassphraseCmd(e), newRecoveryCmd(e), newRotateKeyCmd(e),
-		newVaultVerifyCmd(e), newVaultBackupCmd(e), newVaultRestoreCmd(e), newVaultWipeCmd(e),
+		newVaultVerifyCmd(e), newVaultBackupCmd(e), newVaultRestoreCmd(e), newVaultImportCmd(e), newVaultWipeCmd(e),
 		newVaultRoutesCmd(e), newVaultPolicyCmd(e))
 }
 

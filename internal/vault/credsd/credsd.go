@@ -24,7 +24,7 @@ import (
 const DefaultSocket = "/run/systemd/io.systemd.Credentials"
 
 const (
-	name      = "terok-vault"
+	ownName   = "terok-vault"
 	within    = 10 * time.Second // a TPM takes its time
 	maxReply  = 256 << 10        // bytes
 	maxSecret = 4 << 10
@@ -66,6 +66,14 @@ var Keys = map[string]string{"auto": "", "tpm": "tpm2", "host": "host", "tpm+hos
 type Client struct {
 	Socket string // "": DefaultSocket
 	UID    int    // of the user on the host
+	Name   string // of what is sealed, which must be right to unseal it; "": terok's own
+}
+
+func (c Client) name() string {
+	if c.Name == "" {
+		return ownName
+	}
+	return c.Name
 }
 
 func (c Client) socket() string {
@@ -87,7 +95,7 @@ func (c Client) Seal(ctx context.Context, secret []byte, key string) ([]byte, er
 	if len(secret) == 0 || len(secret) > maxSecret {
 		return nil, errors.New("nothing to seal, or too much")
 	}
-	params := map[string]any{"name": name, "data": secret, "scope": "user", "uid": c.UID}
+	params := map[string]any{"name": c.name(), "data": secret, "scope": "user", "uid": c.UID}
 	if with := Keys[key]; with != "" {
 		params["withKey"] = with
 	}
@@ -112,7 +120,7 @@ func (c Client) Unseal(ctx context.Context, blob []byte) ([]byte, error) {
 	var out struct {
 		Data []byte `json:"data"`
 	}
-	if err := c.call(ctx, "Decrypt", map[string]any{"name": name, "blob": string(blob), "scope": "user", "uid": c.UID}, &out); err != nil {
+	if err := c.call(ctx, "Decrypt", map[string]any{"name": c.name(), "blob": string(blob), "scope": "user", "uid": c.UID}, &out); err != nil {
 		return nil, err
 	}
 	if len(out.Data) == 0 || len(out.Data) > maxSecret {

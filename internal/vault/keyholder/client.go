@@ -155,6 +155,13 @@ func (c *Client) Put(ctx context.Context, cred Credential, s Secrets) (replaced 
 	return resp.Replaced, err
 }
 
+// Offer stores a credential unless there is one of its name, and says what was there: "", HadSame or
+// HadOther. With dry nothing is stored.
+func (c *Client) Offer(ctx context.Context, cred Credential, s Secrets, dry bool) (had string, err error) {
+	resp, err := c.call(ctx, Request{Op: OpOffer, Credential: &cred, Secret: s.Secret, Refresh: s.Refresh, IDToken: s.IDToken, Dry: dry})
+	return resp.Had, err
+}
+
 // List describes the stored credentials, by scope, provider and account.
 func (c *Client) List(ctx context.Context) ([]Credential, error) {
 	var list []Credential

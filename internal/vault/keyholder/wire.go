@@ -129,6 +129,7 @@ const (
 	OpStatus     = "status"
 	OpList       = "list"
 	OpPut        = "put"
+	OpOffer      = "offer" // OpPut, unless there is one: Response.Had says which
 	OpDelete     = "delete"
 	OpAttach     = "attach"     // supervisor: bind this connection to a sandbox file
 	OpCredential = "credential" // supervisor: the secret of one grant
@@ -154,6 +155,7 @@ type Request struct {
 	Refresh    []byte      `json:"refresh,omitempty"`
 	IDToken    []byte      `json:"id_token,omitempty"`
 	After      int         `json:"after,omitempty"` // OpList: skip so many
+	Dry        bool        `json:"dry,omitempty"`   // OpOffer: store nothing
 
 	Name    string   `json:"name,omitempty"`
 	Path    string   `json:"path,omitempty"` // absolute
@@ -189,6 +191,7 @@ type Response struct {
 	Credentials []Credential      `json:"credentials,omitempty"`
 	More        bool              `json:"more,omitempty"` // OpList: ask again, after those that came
 	Replaced    bool              `json:"replaced,omitempty"`
+	Had         string            `json:"had,omitempty"` // OpOffer: HadSame, HadOther, or "" when there was none
 	Ways        *Ways             `json:"ways,omitempty"`
 	Findings    []Finding         `json:"findings,omitempty"`
 	Merged      *Merged           `json:"merged,omitempty"`
@@ -198,6 +201,12 @@ type Response struct {
 	Owner       string            `json:"owner,omitempty"`  // OpLeaked: project/task, "" when nobody has it
 	Leaked      string            `json:"leaked,omitempty"` // with ID 0: digest of a phantom of this supervisor that another container used
 }
+
+// What OpOffer finds.
+const (
+	HadSame  = "same"  // these very secrets
+	HadOther = "other" // other ones, which stay
+)
 
 // Codes of refusals, besides those of package store.
 const (

@@ -90,6 +90,15 @@ func ParsePrivate(data, passphrase []byte) (*Key, error) {
 	return keyOf(raw)
 }
 
+// FromPKCS8 reads a private key in DER, of the kinds that ParsePrivate takes.
+func FromPKCS8(der []byte) (*Key, error) {
+	raw, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, errors.New("not a private key of a supported type (ed25519, rsa, ecdsa)")
+	}
+	return keyOf(raw)
+}
+
 func keyOf(raw any) (*Key, error) {
 	k := &Key{}
 	switch p := raw.(type) {

@@ -72,6 +72,8 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 		}
 		h.changed()
 		return keyholder.Response{Replaced: replaced}, false
+	case keyholder.OpOffer:
+		return h.offer(req), false
 	case keyholder.OpDelete:
 		found, err := h.vault.Delete(store.Key{Scope: req.Scope, Provider: req.Provider, Account: req.Account})
 		switch {

@@ -1,6 +1,8 @@
 package holder
 
 import (
+	"bytes"
+	"errors"
 	"time"
 
 	"terok/internal/peer"
@@ -229,4 +231,42 @@ func (h *Holder) put(c store.Credential) (replaced bool, err error) {
 		*p = pace{flight: p.flight}
 	}
 	return replaced, err
+}
+
+// errLook ends an update that was only to be tried.
+var errLook = errors.New("nothing is stored")
+
+// offer stores a credential unless there is one of its name.
+func (h *Holder) offer(req *keyholder.Request) keyholder.Response {
+	if req.Credential == nil {
+		return keyholder.Response{Code: keyholder.CodeBadRequest, Message: "no credential came"}
+	}
+	c := stored(req)
+	resp := keyholder.Response{}
+	err := h.vault.Update(h.cfg.Now(), func(t *store.Tx) error {
+		old, ok := t.Get(c.Key())
+		defer wipe(&old)
+		switch {
+		case !ok:
+		case bytes.Equal(old.Secret, c.Secret) && bytes.Equal(old.Refresh, c.Refresh):
+			resp.Had = keyholder.HadSame
+		default:
+			resp.Had = keyholder.HadOther
+		}
+		if _, err := t.Put(c); err != nil {
+			return err
+		}
+		return errLook // whether it could be stored is known now
+	})
+	switch {
+	case !errors.Is(err, errLook):
+		return refusalOf(err)
+	case resp.Had != "" || req.Dry:
+		return resp
+	}
+	if _, err := h.put(c); err != nil {
+		return refusalOf(err)
+	}
+	h.changed()
+	return resp
 }
