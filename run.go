@@ -338,6 +338,9 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts 
 	}
 	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
 		t.Base, t.Start = repo.From, repo.Start
+		if s.from != nil {
+			t.From = s.from.Task
+		}
 		return nil
 	}); err != nil {
 		return err

@@ -51,9 +51,10 @@ type Task struct {
 	Provider string   `json:"provider,omitempty"` // that the agent was pointed to
 	Bundles  []string `json:"bundles,omitempty"`  // host directories of agent and runtime that the container has mounted
 
-	Branch string `json:"branch"` // terok/<id>-<slug>
-	Base   string `json:"base"`   // branch of the base it began from, "" without a gate
-	Start  string `json:"start"`  // commit it began from: its checkpoint
+	Branch string `json:"branch"`         // terok/<id>-<slug>
+	Base   string `json:"base"`           // branch of the base it began from, "" without a gate
+	Start  string `json:"start"`          // commit it began from: its checkpoint
+	From   string `json:"from,omitempty"` // task whose work Start is: nobody reviewed it here
 
 	Unrestricted bool      `json:"unrestricted"`
 	Allow        []string  `json:"allow,omitempty"` // rules of this task, policy grammar

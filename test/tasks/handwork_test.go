@@ -95,6 +95,10 @@ echo draft >draft; touch done-here; sleep infinity & wait`)
 		out, _ := tr.run(0, repo, "task", "logs", "--raw", b.ID)
 		return strings.Contains(out, "two\none\n") && strings.Contains(out, "one\ntwo\n")
 	})
+	// Nobody reviewed it with the first task, so it is reviewed with the second.
+	if shown, _ := tr.run(0, repo, "review", "show", b.ID, "--stat"); !strings.Contains(shown, " one\n") || !strings.Contains(shown, " two\n") {
+		t.Errorf("the first task's commits are not under review: %s", shown)
+	}
 
 	// Kept.
 	kept, _ := tr.run(0, repo, "task", "delete", a.ID, "--keep-commits", "--yes")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,25 +54,15 @@ func serve(in io.Reader, out io.Writer) (Reply, error) {
 	if err := confine(req); err != nil {
 		return Reply{}, err
 	}
-	if req.Op != OpRaw {
-		return answer(context.Background(), req)
-	}
+	ctx, stop := context.WithTimeout(context.Background(), within)
+	defer stop()
 	p := &repo{Request: req, git: &git.Runner{}}
-	from := req.View.From
-	if from == "" {
-		from = emptyTree(req.Branches[0])
+	if req.Op == OpCopy {
+		return Reply{Branches: []Range{{Tip: req.Branches[0]}}}, p.copy(context.Background())
 	}
-	err := p.git.Stream(context.Background(), p.cmd("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
-		"--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", from, req.Branches[0]), out)
-	if err == nil {
-		err = errStreamed
+	if err := p.take(ctx); err != nil {
+		return Reply{}, err
 	}
-	return Reply{}, err
-}
-
-// answer is what the child does once it is confined.
-func answer(ctx context.Context, req Request) (Reply, error) {
-	p := &repo{Request: req, git: &git.Runner{}}
 	switch req.Op {
 	case OpScan:
 		return p.scan(ctx)
@@ -79,10 +70,24 @@ func answer(ctx context.Context, req Request) (Reply, error) {
 		return p.read(ctx)
 	case OpRangeDiff:
 		return p.rangeDiff(ctx)
-	case OpCopy:
-		return Reply{Branches: []Range{{Tip: req.Branches[0]}}}, p.copy(ctx)
+	case OpRaw:
+		return Reply{}, p.raw(ctx, out)
 	}
 	return Reply{}, fmt.Errorf("there is no %q", req.Op)
+}
+
+// raw streams the diff as git prints it, and ends with errStreamed.
+func (p *repo) raw(ctx context.Context, out io.Writer) error {
+	from := p.View.From
+	if from == "" {
+		from = emptyTree(p.Branches[0])
+	}
+	err := p.git.Stream(ctx, p.cmd("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
+		"--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", from, p.Branches[0]), out)
+	if err == nil {
+		err = errStreamed
+	}
+	return err
 }
 
 func (r *Request) check() error {
@@ -104,21 +109,22 @@ func (r *Request) check() error {
 	return nil
 }
 
-// repo is the task's repository as the child sees it.
+// repo is what the child sees: the base, and in the scratch directory what the task has beside it.
 type repo struct {
 	Request
-	git    *git.Runner
-	writes bool // objects go to Scratch
+	git *git.Runner
 }
 
+// config bounds what git takes of memory and time.
+func config() []string {
+	return []string{"core.bigFileThreshold=4m", "diff.renames=false", "core.packedGitWindowSize=16m", "core.packedGitLimit=256m",
+		"core.deltaBaseCacheLimit=64m", "merge.renameLimit=1000", "merge.directoryRenames=false"}
+}
+
+// cmd is a git that reads what take brought and the base, and writes objects to the scratch directory.
 func (p *repo) cmd(args ...string) git.Cmd {
-	c := git.Cmd{GitDir: p.Repo, Args: args, Alternates: []string{p.Objects}, Timeout: Timeout, MaxOutput: maxScan,
-		Config: []string{"core.bigFileThreshold=4m", "diff.renames=false", "core.packedGitWindowSize=16m", "core.packedGitLimit=256m",
-			"core.deltaBaseCacheLimit=64m", "merge.renameLimit=1000", "merge.directoryRenames=false"}}
-	if p.writes {
-		c.Env = []string{"GIT_OBJECT_DIRECTORY=" + p.Scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES=" + filepath.Join(p.Repo, "objects") + ":" + p.Objects}
-	}
-	return c
+	return git.Cmd{GitDir: p.base(), Args: args, Timeout: Timeout, MaxOutput: maxScan, Config: config(),
+		Env: []string{"GIT_OBJECT_DIRECTORY=" + p.Scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES=" + p.Objects}}
 }
 
 // node is a commit of the task in the graph.
@@ -129,26 +135,26 @@ type node struct {
 
 // graph reads which commits the base has not, for all tips at once.
 func (p *repo) graph(ctx context.Context) (map[string]node, error) {
-	var in strings.Builder
-	for _, tip := range p.Branches {
-		in.WriteString(tip + "\n")
-	}
-	for _, id := range append([]string{p.Start}, p.Not...) {
-		if id != "" {
-			in.WriteString("^" + id + "\n")
-		}
-	}
-	c := p.cmd("rev-list", "--parents", "--topo-order", "--stdin", "--max-count=200000")
-	c.Stdin = strings.NewReader(in.String())
+	c := p.cmd("rev-list", "--parents", "--topo-order", "--stdin", "--max-count="+strconv.Itoa(maxGraph))
+	c.Stdin = strings.NewReader(revs(p.Branches, append([]string{p.Start}, p.Not...)))
 	out, err := p.git.Run(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	return parseGraph(string(out), maxGraph)
+}
+
+// parseGraph reads git rev-list --parents --max-count=limit. At the limit the graph is useless: a
+// commit that was cut off would pass for one of the base.
+func parseGraph(out string, limit int) (map[string]node, error) {
 	g := map[string]node{}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 0 {
 			g[f[0]] = node{parents: f[1:], order: len(g)}
 		}
+	}
+	if len(g) >= limit {
+		return nil, errGraph
 	}
 	return g, nil
 }

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func confine(req Request) error {
 		}
 	}
 	if req.Op != OpCopy {
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxReply, Max: maxReply}); err != nil {
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxTake, Max: maxTake}); err != nil {
 			return fmt.Errorf("limits: %w", err)
 		}
 	}
@@ -67,7 +68,7 @@ func restrictFiles(req Request) error {
 		return err
 	}
 	rules := []landlock.Rule{
-		landlock.PathAccess(read, req.Repo, req.Objects),
+		landlock.PathAccess(read, req.Repo, filepath.Dir(req.Objects)),
 		landlock.PathAccess(read, libraries...).IgnoreIfMissing(),
 		landlock.PathAccess(run, programs...),
 		landlock.PathAccess(read|run, gitCore...).IgnoreIfMissing(),
@@ -76,7 +77,7 @@ func restrictFiles(req Request) error {
 		landlock.ROFiles("/dev/urandom"), // names of temporary files
 	}
 	if req.Op == OpCopy {
-		rules = append(rules, landlock.PathAccess(read, filepath.Dir(req.Objects)), landlock.RWDirs(req.Objects).WithRefer())
+		rules = append(rules, landlock.RWDirs(req.Objects).WithRefer())
 	} else {
 		rules = append(rules, landlock.RWDirs(req.Scratch).WithRefer())
 	}
@@ -128,9 +129,12 @@ func gitPrograms() ([]string, error) {
 // exitLimit is the child's exit code when git ran into a limit.
 const exitLimit = 75
 
+// errGraph says that there are more commits than are looked at.
+var errGraph = fmt.Errorf("more than %d commits", maxGraph)
+
 // tooMuch reports whether a failure of git is one of ours: killed, or out of memory.
 func tooMuch(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), "signal: killed") || strings.Contains(err.Error(), "signal: CPU time limit") ||
+	return err != nil && (errors.Is(err, errGraph) || errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "exceeds maximum allowed size") || strings.Contains(err.Error(), "signal: killed") || strings.Contains(err.Error(), "signal: CPU time limit") ||
 		strings.Contains(err.Error(), "utofmemory") || strings.Contains(strings.ToLower(err.Error()), "out of memory") ||
 		strings.Contains(err.Error(), "File size limit") || errors.Is(err, os.ErrDeadlineExceeded))
 }

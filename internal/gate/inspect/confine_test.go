@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 func takenOver(dir string) {
-	req := Request{Op: OpScan, Repo: filepath.Join(dir, "repo"), Objects: filepath.Join(dir, "objects"), Scratch: filepath.Join(dir, "scratch")}
+	req := Request{Op: OpScan, Repo: filepath.Join(dir, "repo"), Objects: filepath.Join(dir, "base/objects"), Scratch: filepath.Join(dir, "scratch")}
 	if err := confine(req); err != nil {
 		fmt.Println("confine:", err)
 		return
@@ -72,8 +72,8 @@ func takenOver(dir string) {
 // scratch directory only, has no socket, and runs nothing but git.
 func TestConfined(t *testing.T) {
 	dir := t.TempDir()
-	for _, d := range []string{"repo", "objects", "scratch"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+	for _, d := range []string{"repo", "base/objects", "scratch"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

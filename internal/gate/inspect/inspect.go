@@ -53,7 +53,9 @@ const (
 	maxRequest = 16 << 20
 	cpuSeconds = 60
 	maxMemory  = 1 << 30  // private memory of one process, bytes
+	maxTake    = 2 << 30  // bytes of the objects that are looked at, packed
 	maxScan    = 64 << 20 // bytes of diff that are looked at
+	maxGraph   = 200_000  // commits of all branches of a look
 	maxPatch   = 4 << 20  // bytes of diff that are shown
 	maxRange   = 2000     // commits of a branch that are looked at one by one
 	maxMerges  = 50       // merges that are done again

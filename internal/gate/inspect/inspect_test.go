@@ -210,3 +210,14 @@ func TestReplyIsNotTrusted(t *testing.T) {
 		}
 	}
 }
+
+// TestGraphIsWhole: of a history that was cut off nothing is believed.
+func TestGraphIsWhole(t *testing.T) {
+	out := idA + " " + idB + "\n" + idB + "\n"
+	if g, err := parseGraph(out, 3); err != nil || len(g) != 2 || g[idA].parents[0] != idB {
+		t.Errorf("%v %v", g, err)
+	}
+	if _, err := parseGraph(out, 2); !tooMuch(err) {
+		t.Errorf("cut off: %v", err)
+	}
+}

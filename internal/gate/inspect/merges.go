@@ -51,7 +51,6 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 // automatic is the tree of the merge of two commits, and whether it was without conflict; "" when
 // there is none: a git before 2.38, or histories without a common beginning.
 func (p *repo) automatic(ctx context.Context, a, b string) (tree string, clean bool, err error) {
-	p.writes = true
 	out, err := p.git.Run(ctx, p.cmd("merge-tree", "--write-tree", "--no-messages", a, b))
 	if err != nil && !git.IsExit(err, 1) {
 		if git.IsExit(err, 128) || git.IsExit(err, 129) {

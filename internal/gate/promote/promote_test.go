@@ -35,7 +35,7 @@ func newRig(t *testing.T, bare bool) *rig {
 		w.Upstream = dir
 	}
 	r := &rig{World: w, repo: w.Gate("k3v9p"), work: filepath.Join(w.Dir, "work")}
-	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch}
+	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch, Start: r.repo.Start}
 	now := time.Unix(1_700_000_000, 0)
 	r.p = &promote.Promoter{Store: w.Store, Review: review.NewReader(w.Roots, gatetest.Self(t), false), Git: &git.Runner{}, Ledger: w.Ledger,
 		Now: func() time.Time { now = now.Add(time.Second); return now }}

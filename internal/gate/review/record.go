@@ -140,9 +140,10 @@ func (r *Record) History(branch string) *History {
 	return h
 }
 
-// Approve adds an approval, unless the same stands already.
+// Approve adds an approval, unless the same stands already and nothing was rejected since.
 func (h *History) Approve(a Approval) {
-	if h.verdict(a.Commit).approved && slices.ContainsFunc(h.Approvals, func(x Approval) bool { return x.Commit == a.Commit && x.Level == a.Level }) {
+	v := h.last(a.Commit, a.Level)
+	if v.approved && !slices.ContainsFunc(h.Rejections, func(r Rejection) bool { return !r.At.Before(v.at) }) {
 		return
 	}
 	a.At = a.At.UTC().Truncate(time.Second)
@@ -162,19 +163,19 @@ type verdict struct {
 	at                 time.Time
 }
 
-func (h *History) verdict(commit string) verdict {
+func (h *History) verdict(commit string) verdict { return h.last(commit, "") }
+
+// last is the last word on a commit at one level, or at any with "". Of words of the same second the
+// rejection is the last.
+func (h *History) last(commit, level string) verdict {
 	var v verdict
 	for _, a := range h.Approvals {
-		if a.Commit == commit && !a.At.Before(v.at) {
-			if v.approved && v.level == LevelBranch {
-				v.at = a.At
-				continue
-			}
+		if a.Commit == commit && (level == "" || a.Level == level) && !a.At.Before(v.at) {
 			v = verdict{approved: true, level: a.Level, at: a.At}
 		}
 	}
 	for _, r := range h.Rejections {
-		if r.Commit == commit && !r.At.Before(v.at) {
+		if r.Commit == commit && (level == "" || r.Level == level) && !r.At.Before(v.at) {
 			v = verdict{rejected: true, level: r.Level, at: r.At}
 		}
 	}
@@ -193,14 +194,14 @@ func (h *History) Decided(commit string) string {
 }
 
 // Unapproved lists which of the commits of a range, newest first, nobody approved: at level branch
-// an approval of the tip covers all, and so do approvals of each; at level commit each commit needs
-// its own.
+// an approval of the tip covers all but what was rejected since, and so do approvals of each; at
+// level commit each commit needs its own.
 func (h *History) Unapproved(ids []string, level string) []string {
 	left := []string{}
-	for i, id := range ids {
+	for _, id := range ids {
 		v := h.verdict(id)
-		if i == 0 && level != LevelCommit && v.approved && v.level == LevelBranch {
-			return nil
+		if level != LevelCommit {
+			v = h.among(ids, id)
 		}
 		if !v.approved || level == LevelCommit && !slices.ContainsFunc(h.Approvals, func(a Approval) bool { return a.Commit == id && a.Level == LevelCommit }) {
 			left = append(left, id)
@@ -209,7 +210,18 @@ func (h *History) Unapproved(ids []string, level string) []string {
 	return left
 }
 
-// state is what stands of a branch whose commits are ids, the tip first.
+// among is the last word on a commit of a range whose tip comes first: what was said of the whole
+// branch at that tip counts for each of its commits, unless something was said of the commit since.
+func (h *History) among(ids []string, id string) verdict {
+	v, whole := h.verdict(id), h.last(ids[0], LevelBranch)
+	if v == (verdict{}) || v.at.Before(whole.at) {
+		return whole
+	}
+	return v
+}
+
+// state is what stands of a branch whose commits are ids, the tip first. A branch that was rejected
+// as a whole waits again once there is something on top.
 func (h *History) state(ids []string) string {
 	if h == nil || len(ids) == 0 {
 		return Pending
@@ -218,10 +230,11 @@ func (h *History) state(ids []string) string {
 	if slices.ContainsFunc(h.Promotions, func(p Promotion) bool { return p.Commit == tip && !p.Undone }) {
 		return Promoted
 	}
-	switch v := h.verdict(tip); {
-	case v.rejected:
-		return Rejected
-	case slices.ContainsFunc(ids, func(id string) bool { return h.verdict(id).rejected }):
+	switch {
+	case slices.ContainsFunc(ids, func(id string) bool {
+		v := h.among(ids, id)
+		return v.rejected && (v.level == LevelCommit || h.verdict(tip).rejected)
+	}):
 		return Rejected
 	case len(h.Unapproved(ids, LevelBranch)) == 0:
 		return Approved

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,21 +41,33 @@ func readRefs(dir string) (refs, error) {
 		return r, err
 	}
 	defer root.Close()
-	if f, err := openPlain(root, "packed-refs"); err == nil {
-		err := r.packed(f)
-		f.Close()
-		if err != nil {
-			return r, err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return r, err
-	}
 	for _, top := range []string{"refs/heads", "refs/terok"} {
 		if err := r.loose(root, top, 0); err != nil {
 			return r, err
 		}
 	}
-	return r, nil
+	// Second, and never over a loose one: git pack-refs writes this file before it removes the others.
+	f, err := openPlain(root, "packed-refs")
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	defer f.Close()
+	return r, r.packed(f)
+}
+
+// tips are the commits that refs in these namespaces point to, each once, sorted.
+func (r *refs) tips(namespaces ...string) []string {
+	ids := []string{}
+	for ref, id := range r.ids {
+		if slices.ContainsFunc(namespaces, func(ns string) bool { return strings.HasPrefix(ref, ns) }) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 func openPlain(root *os.Root, name string) (*os.File, error) {
@@ -83,7 +96,7 @@ func (r *refs) packed(f io.Reader) error {
 	in.Buffer(make([]byte, 4<<10), 64<<10)
 	for in.Scan() {
 		id, name, ok := strings.Cut(in.Text(), " ")
-		if ok && wantedRef(name) && refname.IsID(id) {
+		if ok && wantedRef(name) && refname.IsID(id) && r.ids[name] == "" {
 			r.ids[name] = id
 		}
 		if len(r.ids) > maxRefs {

@@ -37,6 +37,8 @@ type Task struct {
 	ID         string
 	Name       string // slug
 	Branch     string // the task's own branch
+	Start      string // commit that it began from, by the host's record; "" for none
+	Handed     bool   // Start is another task's work, which is reviewed with this one's
 	Agent      string
 	Identities []inspect.Identity // that its commits may have; empty: any
 	Paths      []string           // review.paths of the project
@@ -127,6 +129,7 @@ type repo struct {
 	dir     string
 	objects string // the base's
 	refs    refs
+	not     []string // commits of the base: what they reach is not the task's
 }
 
 func (r *Reader) open(t Task) (*repo, error) {
@@ -141,19 +144,23 @@ func (r *Reader) open(t Task) (*repo, error) {
 	if p.refs, err = readRefs(p.dir); err != nil {
 		return nil, fmt.Errorf("read the refs of %s: %w", t.Ref(), err)
 	}
+	base, err := readRefs(r.Roots.GateBase(t.Project))
+	if err != nil {
+		return nil, fmt.Errorf("read the refs of the gate of %s: %w", t.Project, err)
+	}
+	p.not = base.tips(refname.Heads, store.SnapshotRefs) // backups may hold what nobody accepted
 	return p, nil
 }
 
-// request is what the inspector needs to know of the task.
+// request is what the inspector needs to know of the task. Where the task's own work begins is the
+// word of the host: of its record and of the base, which no container writes. The refs of the
+// task's repository could be made to hide a commit.
 func (p *repo) request(op string, tips ...string) inspect.Request {
-	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.refs.ids[store.StartRef], Not: []string{}, Branches: tips,
+	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.task.Start, Not: p.not, Branches: tips,
 		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now()}
-	for ref, id := range p.refs.ids {
-		if strings.HasPrefix(ref, store.OfferedRefs) && !slices.Contains(req.Not, id) && len(req.Not) < 1000 {
-			req.Not = append(req.Not, id)
-		}
+	if p.task.Handed {
+		req.Start = ""
 	}
-	slices.Sort(req.Not)
 	return req
 }
 
@@ -185,7 +192,7 @@ func (p *repo) branches() []string {
 	var names []string
 	for ref, id := range p.refs.ids {
 		b, ok := strings.CutPrefix(ref, refname.Heads)
-		if ok && id != p.refs.ids[store.OfferedRefs+b] && id != p.refs.ids[store.StartRef] && refname.Check(b) == nil {
+		if ok && id != p.refs.ids[store.OfferedRefs+b] && id != p.task.Start && refname.Check(b) == nil {
 			names = append(names, b)
 		}
 	}

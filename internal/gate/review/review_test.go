@@ -30,7 +30,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	w := gatetest.New(t)
 	r := &rig{World: w, repo: w.Gate("k3v9p"), work: filepath.Join(w.Dir, "work")}
-	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch}
+	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch, Start: r.repo.Start}
 	r.reader = review.NewReader(w.Roots, gatetest.Self(t), false)
 	w.Git(w.Dir, "clone", "-q", r.repo.Repo, r.work)
 	return r

@@ -259,20 +259,8 @@ func (r *Reader) Copy(ctx context.Context, t Task, commit string) error {
 	if err != nil {
 		return err
 	}
-	base, err := readRefs(r.Roots.GateBase(t.Project))
-	if err != nil {
-		return err
-	}
 	req := p.request(inspect.OpCopy, commit)
-	req.Start, req.Not = "", []string{}
-	seen := map[string]bool{}
-	for ref, id := range base.ids {
-		if !seen[id] && (strings.HasPrefix(ref, refname.Heads) || strings.HasPrefix(ref, "refs/terok/upstream/")) {
-			seen[id] = true
-			req.Not = append(req.Not, id)
-		}
-	}
-	slices.Sort(req.Not)
+	req.Start = "" // the base may lack it
 	_, err = r.Inspect.Do(ctx, req)
 	return err
 }

@@ -47,7 +47,7 @@ func (s *Store) InStep(ctx context.Context, project, branch, tip string) error {
 	if err != nil {
 		return err
 	}
-	line := moveLine("refs/terok/upstream/"+branch, refs["refs/terok/upstream/"+branch], tip)
+	line := moveLine(SnapshotRefs+branch, refs[SnapshotRefs+branch], tip)
 	if err := s.updateRefs(ctx, base, nil, line); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 // one transaction, so that a killed sync has either all of it or nothing and the next one still
 // knows what upstream had before.
 const (
-	snapshotRefs = "refs/terok/upstream/"
+	SnapshotRefs = "refs/terok/upstream/"
 	snapshotTags = "refs/terok/upstream-tags/"
 	stagedRefs   = "refs/terok/fetched/"
 	stagedTags   = "refs/terok/fetched-tags/"
@@ -42,7 +42,7 @@ type classifier struct {
 }
 
 func (c *classifier) classify() error {
-	gate, snapshot := c.before.below(refname.Heads), c.before.below(snapshotRefs)
+	gate, snapshot := c.before.below(refname.Heads), c.before.below(SnapshotRefs)
 	attic, kept := c.before.below(atticRefs), c.before.below(keptRefs)
 	all := map[string]bool{}
 	for _, m := range []map[string]string{gate, c.upstream, attic, snapshot, kept} {
@@ -55,7 +55,7 @@ func (c *classifier) classify() error {
 			continue
 		}
 		if c.upstream[b] != snapshot[b] {
-			c.script = append(c.script, view.Move(snapshotRefs+b, snapshot[b], c.upstream[b]))
+			c.script = append(c.script, view.Move(SnapshotRefs+b, snapshot[b], c.upstream[b]))
 		}
 		if err := refname.Check(b); err != nil {
 			c.rep.Notes = append(c.rep.Notes, fmt.Sprintf("branch %s of upstream is not offered: %s", text.Line(b, 80), err))
@@ -243,7 +243,7 @@ func (c *classifier) count(tip, other string) (int, error) {
 	if other != "" {
 		args = append(args, "^"+other)
 	} else {
-		args = append(args, "--not", "--glob="+snapshotRefs+"*")
+		args = append(args, "--not", "--glob="+SnapshotRefs+"*")
 	}
 	out, err := c.Git.Run(c.ctx, git.Cmd{GitDir: c.dir, Args: args})
 	if err != nil {

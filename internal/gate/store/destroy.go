@@ -207,7 +207,7 @@ func (s *Store) pending(ctx context.Context, project string) (Report, error) {
 	if c.before, err = s.refs(ctx, base); err != nil {
 		return rep, err
 	}
-	c.upstream, c.tagsUp = c.before.below(snapshotRefs), c.before.below(snapshotTags)
+	c.upstream, c.tagsUp = c.before.below(SnapshotRefs), c.before.below(snapshotTags)
 	rep.Branches = len(c.before.below(refname.Heads))
 	if rep.Head, err = headOf(base); err != nil {
 		return rep, err

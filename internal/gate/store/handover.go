@@ -119,7 +119,7 @@ func (s *Store) ImportTask(ctx context.Context, project, id, path string) (Impor
 		return done, err
 	}
 	known := map[string]bool{} // what upstream or the base has is no news
-	for _, ns := range []string{refname.Heads, snapshotRefs} {
+	for _, ns := range []string{refname.Heads, SnapshotRefs} {
 		for _, tip := range baseRefs.below(ns) {
 			known[tip] = true
 		}

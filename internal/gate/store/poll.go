@@ -90,7 +90,7 @@ func (s *Store) compare(ctx context.Context, project string, up Upstream) (behin
 	if err != nil {
 		return 0, 0, nil, err
 	}
-	snapshot := refs.below(snapshotRefs)
+	snapshot := refs.below(SnapshotRefs)
 	for _, ref := range slices.Sorted(maps.Keys(l.refs)) {
 		b, ok := strings.CutPrefix(ref, refname.Heads)
 		if ok && snapshot[b] != l.refs[ref] {

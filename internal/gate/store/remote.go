@@ -89,7 +89,7 @@ func (r *remote) list(ctx context.Context) (*listing, error) {
 // equals reports whether the last fetch already brought all of it.
 func (l *listing) equals(have refMap, branches []string) bool {
 	snapshot := map[string]string{}
-	for b, id := range have.below(snapshotRefs) {
+	for b, id := range have.below(SnapshotRefs) {
 		if len(branches) == 0 || slices.Contains(branches, b) {
 			snapshot[refname.Heads+b] = id
 		}
@@ -122,7 +122,7 @@ func (r *remote) create(ctx context.Context, l *listing, o Options) (err error) 
 		return err
 	}
 	if len(l.refs) > 0 {
-		heads := "+" + refname.Heads + "*:" + snapshotRefs + "*"
+		heads := "+" + refname.Heads + "*:" + SnapshotRefs + "*"
 		if err := r.fetch(ctx, tmp, heads, "+refs/tags/*:"+snapshotTags+"*"); err != nil {
 			return err
 		}

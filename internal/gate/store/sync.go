@@ -167,7 +167,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	if c.before, err = s.refs(ctx, base); err != nil {
 		return rep, err
 	}
-	c.upstream, c.tagsUp = c.before.below(snapshotRefs), c.before.below(snapshotTags)
+	c.upstream, c.tagsUp = c.before.below(SnapshotRefs), c.before.below(snapshotTags)
 	if !rep.Created && !listing.equals(c.before, o.Branches) {
 		if c.upstream, c.tagsUp, err = r.fetchStaged(ctx, c.before); err != nil {
 			s.remember(project, st, err)

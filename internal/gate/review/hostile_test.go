@@ -1,0 +1,213 @@
+package review_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"terok/internal/gate/gatetest"
+	"terok/internal/gate/review"
+	"terok/internal/gate/store"
+)
+
+// TestHandedOver: the work of another task that a task began with was reviewed by nobody, so it is
+// part of what is reviewed.
+func TestHandedOver(t *testing.T) {
+	r := newRig(t)
+	r.write("evil", "1")
+	evil := r.push("another task's work")
+	b, err := r.Store.CreateTask(t.Context(), store.TaskSpec{Project: gatetest.Project, ID: "bbbbb", Branch: "terok/bbbbb-x",
+		From: &store.Handover{Task: "k3v9p", Own: r.repo.Branch}})
+	if err != nil || b.Start != evil {
+		t.Fatalf("%+v %v", b, err)
+	}
+	r.task = review.Task{Project: gatetest.Project, ID: "bbbbb", Name: "x", Branch: b.Branch, Start: b.Start, Handed: true}
+	r.work = filepath.Join(r.Dir, "other")
+	r.Git(r.Dir, "clone", "-q", b.Repo, r.work)
+	r.write("good", "1")
+	tip := r.push("on top")
+	if d := r.show(); len(d.IDs) != 2 || d.IDs[0] != tip || d.IDs[1] != evil {
+		t.Errorf("under review are %v, not %s and %s", d.IDs, tip, evil)
+	}
+	if q, err := r.reader.Queue(t.Context(), r.task); err != nil || len(q) != 1 || q[0].Commits != 2 {
+		t.Errorf("queue %+v %v", q, err)
+	}
+}
+
+// TestPlantedRefs: where a review begins is the host's word. A supervisor that was taken over can
+// write every ref of the task's repository.
+func TestPlantedRefs(t *testing.T) {
+	for _, ref := range []string{store.StartRef, store.OfferedRefs + "main", "refs/upstream/heads/main"} {
+		r := newRig(t)
+		r.write("evil", "1")
+		evil := r.push("hidden")
+		r.write("good", "1")
+		tip := r.push("shown")
+		r.Git(r.repo.Repo, "update-ref", ref, evil)
+		if d := r.show(); len(d.IDs) != 2 || d.IDs[0] != tip || d.IDs[1] != evil {
+			t.Errorf("%s hides a commit: %v", ref, d.IDs)
+		}
+	}
+}
+
+// TestForgedIndex: an object is what its id says. Git believes the index of a pack; one that was
+// written by hand shows one file to the reviewer under the id of another.
+func TestForgedIndex(t *testing.T) {
+	r := newRig(t)
+	r.write("a", "innocent\n")
+	r.Commit(r.work, "innocent")
+	fake := r.Git(r.work, "rev-parse", "HEAD:a")
+	r.write("a", "hostile!\n")
+	r.Git(r.work, "add", "-A")
+	r.Git(r.work, "commit", "-q", "--amend", "-m", "change a")
+	evil := r.Git(r.work, "rev-parse", "HEAD:a")
+	r.Git(r.work, "push", "-q", "origin", "HEAD")
+	// A loose object of the hostile blob's name with the innocent one's content.
+	object := func(repo, id string) string { return filepath.Join(repo, "objects", id[:2], id[2:]) }
+	data, err := os.ReadFile(object(filepath.Join(r.work, ".git"), fake))
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := object(r.repo.Repo, evil)
+	if err := os.MkdirAll(filepath.Dir(planted), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Remove(planted)
+	if err := os.WriteFile(planted, data, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	d, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{})
+	if err == nil {
+		t.Errorf("the reviewer is shown %q under the commit of %q", d.Patch, "hostile!")
+	}
+	if raw, err := r.reader.Raw(t.Context(), r.task, review.ShowOptions{}); err == nil {
+		t.Errorf("raw: %q", raw)
+	}
+}
+
+// TestPlantedLinks: nothing below the task's refs and objects leads elsewhere: the host's git would
+// move refs, and drop packs, of the base or of another task there.
+func TestPlantedLinks(t *testing.T) {
+	for name, plant := range map[string]func(r *rig) (at, to string){
+		"branches": func(r *rig) (string, string) { return "refs/heads", filepath.Join(r.repo.Base, "refs/heads") },
+		"a ref":    func(r *rig) (string, string) { return "refs/heads/x", filepath.Join(r.repo.Base, "HEAD") },
+		"packs":    func(r *rig) (string, string) { return "objects/pack", filepath.Join(r.repo.Base, "objects/pack") },
+		"a pack":   func(r *rig) (string, string) { return "objects/pack/pack-x.pack", filepath.Join(r.repo.Base, "HEAD") },
+		"objects":  func(r *rig) (string, string) { return "objects/ab", filepath.Join(r.repo.Base, "objects/pack") },
+		"info":     func(r *rig) (string, string) { return "objects/info/packs", filepath.Join(r.repo.Base, "HEAD") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			at, to := plant(r)
+			at = filepath.Join(r.repo.Repo, at)
+			if err := os.RemoveAll(at); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(to, at); err != nil {
+				t.Fatal(err)
+			}
+			if err := store.Verify(r.repo.Repo, filepath.Join(r.repo.Base, "objects")); err == nil {
+				t.Error("it passes")
+			}
+		})
+	}
+}
+
+// TestRejectedAfterApproval: a rejection is the last word on its commit also where the branch was
+// approved before; a later approval of the branch is the last word on all of it.
+func TestRejectedAfterApproval(t *testing.T) {
+	r := newRig(t)
+	r.write("a", "1")
+	x := r.push("one")
+	r.write("b", "1")
+	y := r.push("two")
+	now := time.Now()
+	r.reader.Now = func() time.Time { now = now.Add(time.Minute); return now }
+	decide := func(tip string, commits ...string) {
+		t.Helper()
+		if _, err := r.reader.Reject(t.Context(), r.task, review.Decision{Tip: tip, Commits: commits, By: "Ada", Text: "no"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func(ids ...string) []string {
+		rec, err := review.LoadRecord(r.Roots, gatetest.Project, r.task.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec.History(r.task.Branch).Unapproved(ids, review.LevelBranch)
+	}
+	if err := r.approve(y); err != nil {
+		t.Fatal(err)
+	}
+	decide(y, x)
+	if got := left(y, x); len(got) != 1 || got[0] != x {
+		t.Errorf("rejected after the approval of the branch: unapproved are %v", got)
+	}
+	if d := r.show(); d.State != review.Rejected {
+		t.Errorf("state %s", d.State)
+	}
+	if err := r.approve(y, y); err != nil { // the tip alone
+		t.Fatal(err)
+	}
+	if got := left(y, x); len(got) != 1 || got[0] != x {
+		t.Errorf("the tip was approved, not the branch: unapproved are %v", got)
+	}
+	// Approved again, with everything that it holds.
+	if err := r.approve(y); err != nil {
+		t.Fatal(err)
+	}
+	if got := left(y, x); len(got) != 0 {
+		t.Errorf("the branch was approved again: unapproved are %v", got)
+	}
+	if d := r.show(); d.State != review.Approved {
+		t.Errorf("state %s", d.State)
+	}
+	decide(y)
+	if d := r.show(); d.State != review.Rejected {
+		t.Errorf("state %s", d.State)
+	}
+	// What was refused by itself stays so while it is there, whatever comes on top.
+	r.write("b", "2")
+	z := r.push("mended")
+	if d := r.show(); d.State != review.Rejected {
+		t.Errorf("state %s", d.State)
+	}
+	if err := r.approve(z); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.show(); d.State != review.Approved || len(left(z, y, x)) != 0 {
+		t.Errorf("approved on top of a rejection: state %s, left %v", d.State, left(z, y, x))
+	}
+}
+
+// TestMendedOnTop: a branch that was rejected as a whole waits again once the task pushed more.
+func TestMendedOnTop(t *testing.T) {
+	r := newRig(t)
+	r.write("a", "1")
+	x := r.push("one")
+	if _, err := r.reader.Reject(t.Context(), r.task, review.Decision{Tip: x, By: "Ada", Text: "no"}); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.show(); d.State != review.Rejected {
+		t.Errorf("state %s", d.State)
+	}
+	r.write("a", "2")
+	y := r.push("mended")
+	if d := r.show(); d.State != review.Updated {
+		t.Errorf("state %s", d.State)
+	}
+	rec, err := review.LoadRecord(r.Roots, gatetest.Project, r.task.ID)
+	if err != nil || len(rec.History(r.task.Branch).Unapproved([]string{y, x}, review.LevelBranch)) != 2 {
+		t.Errorf("unapproved: %v", err)
+	}
+	if err := r.approve(y); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.show(); d.State != review.Approved {
+		t.Errorf("state %s", d.State)
+	}
+}
