@@ -5,13 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"mime"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"terok/internal/gate/inspect"
 	"terok/internal/gate/refname"
@@ -32,45 +37,87 @@ func (p toBundle) at(context.Context, *job) (string, error) { return "", nil }
 
 func (p toBundle) look(_ context.Context, j *job) error {
 	j.done.Place, j.done.Ref = p.name(j)
-	return mustBeNew(j)
+	_, err := written(j, func() bool { return isBundle(j.done) })
+	return err
 }
 
-// mustBeNew refuses to write over what is there, unless a killed promotion wrote it.
-func mustBeNew(j *job) error {
+// written reports whether a killed promotion wrote the target already. What is there otherwise is a
+// person's and stays.
+func written(j *job, ours func() bool) (bool, error) {
 	if !filepath.IsAbs(j.dst.Dir) {
-		return problem.New("usage", problem.Usage, "%s is not an absolute path", text.Show(j.dst.Dir))
+		return false, problem.New("usage", problem.Usage, "%s is not an absolute path", text.Show(j.dst.Dir))
 	}
-	if _, err := os.Lstat(j.dst.Dir); err == nil && !j.again {
-		return problem.New("file_exists", problem.Conflict, "%s is there already", text.Show(j.dst.Dir)).WithHint("choose another name, or remove it")
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	_, err := os.Lstat(j.dst.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case j.again && ours():
+		return true, nil
 	}
-	return nil
+	return false, fileExists(j.dst.Dir)
+}
+
+func fileExists(path string) error {
+	return problem.New("file_exists", problem.Conflict, "%s is there already", text.Show(path)).WithHint("choose another name, or remove it")
+}
+
+// part is where a target is written before it gets its name; a killed promotion's is found again.
+func part(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".terok-part")
+}
+
+// appear gives what was written beside path its name, if nothing has that name meanwhile.
+func appear(path string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, part(path), unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system that does not know this
+		if _, err := os.Lstat(path); err == nil {
+			return fileExists(path)
+		}
+		return os.Rename(part(path), path)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fileExists(path)
+	}
+	return err
 }
 
 func (p toBundle) act(ctx context.Context, j *job) error {
-	var b bytes.Buffer
-	b.WriteString("# v2 git bundle\n")
-	if len(j.done.As) == 64 {
-		b.Reset()
-		b.WriteString("# v3 git bundle\n@object-format=sha256\n")
+	if done, err := written(j, func() bool { return isBundle(j.done) }); err != nil || done {
+		return err
 	}
 	edge, err := p.boundary(ctx, j)
 	if err != nil {
 		return err
 	}
-	revs := j.done.As + "\n--not\n"
-	for _, id := range edge {
-		b.WriteString("-" + id + " \n")
-		revs += id + "\n"
-	}
-	b.WriteString(j.done.As + " " + j.done.Ref + "\n\n")
-	c := p.base(j.src.Task, "pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "--quiet")
-	c.Stdin = strings.NewReader(revs)
-	if err := p.Git.Stream(ctx, c, &b); err != nil {
+	if err := state.MkdirAll(filepath.Dir(j.dst.Dir)); err != nil {
 		return err
 	}
-	return state.WriteFile(j.dst.Dir, b.Bytes())
+	f, err := os.OpenFile(part(j.dst.Dir), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone when all went well
+	head := "# v2 git bundle\n"
+	if len(j.done.As) == 64 {
+		head = "# v3 git bundle\n@object-format=sha256\n"
+	}
+	revs := j.done.As + "\n--not\n"
+	for _, id := range edge {
+		head += "-" + id + " \n"
+		revs += id + "\n"
+	}
+	_, err = io.WriteString(f, head+j.done.As+" "+j.done.Ref+"\n\n")
+	if err == nil {
+		c := p.base(j.src.Task, "pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "--quiet")
+		c.Stdin = strings.NewReader(revs)
+		err = p.Git.Stream(ctx, c, f)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return appear(j.dst.Dir)
 }
 
 // boundary are the commits that the range rests on.
@@ -99,15 +146,22 @@ func (p *Promoter) boundary(ctx context.Context, j *job) ([]string, error) {
 	return edge, nil
 }
 
+// isBundle reports whether the bundle at a promotion's place is the one that it wrote.
+func isBundle(q review.Promotion) bool {
+	f, err := os.Open(q.Place)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	return err == nil && bytes.HasPrefix(head, []byte("# v")) && bytes.Contains(head, []byte("\n"+q.As+" "+q.Ref+"\n"))
+}
+
 func (p toBundle) undo(_ context.Context, _ review.Task, q review.Promotion) error {
-	data, err := os.ReadFile(q.Place)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(q.Place); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	if !bytes.HasPrefix(data, []byte("# v")) || !bytes.Contains(data[:min(len(data), 1<<16)], []byte("\n"+q.As+" "+q.Ref+"\n")) {
+	if !isBundle(q) {
 		return moved("the file", q.Place)
 	}
 	return os.Remove(q.Place)
@@ -121,28 +175,35 @@ func (p toPatches) notes(*job) string            { return "" }
 
 func (p toPatches) at(context.Context, *job) (string, error) { return "", nil }
 
-func (p toPatches) look(_ context.Context, j *job) error {
+func (p toPatches) look(ctx context.Context, j *job) error {
 	j.done.Place, j.done.Ref = p.name(j)
-	return mustBeNew(j)
+	_, err := written(j, func() bool { return p.isOurs(ctx, j.src.Task, j.done) })
+	return err
+}
+
+// mailed are the commits that become mails, oldest first.
+func mailed(q review.Promotion) []string {
+	if q.As != q.Commit {
+		return []string{q.As}
+	}
+	ids := slices.Clone(q.Commits)
+	slices.Reverse(ids)
+	return ids
 }
 
 func (p toPatches) act(ctx context.Context, j *job) error {
-	ids := slices.Clone(j.change.IDs)
-	slices.Reverse(ids)
-	if j.done.As != j.done.Commit {
-		ids = []string{j.done.As}
+	if done, err := written(j, func() bool { return p.isOurs(ctx, j.src.Task, j.done) }); err != nil || done {
+		return err
 	}
 	// Whole or not at all: written beside and renamed.
-	if err := state.MkdirAll(filepath.Dir(j.dst.Dir)); err != nil {
+	tmp := part(j.dst.Dir)
+	if err := errors.Join(os.RemoveAll(tmp), state.MkdirAll(tmp)); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(j.dst.Dir), ".terok-patches-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) // gone when all went well
+	ids := mailed(j.done)
 	for i, id := range ids {
-		mail, name, err := p.mail(ctx, j, id, i+1, len(ids))
+		mail, name, err := p.mail(ctx, j.src.Task, id, i+1, len(ids))
 		if err != nil {
 			return err
 		}
@@ -153,18 +214,13 @@ func (p toPatches) act(ctx context.Context, j *job) error {
 			return err
 		}
 	}
-	if j.again {
-		if err := os.RemoveAll(j.dst.Dir); err != nil {
-			return err
-		}
-	}
-	return os.Rename(tmp, j.dst.Dir)
+	return appear(j.dst.Dir)
 }
 
 // mail is one commit as a mail: headers of one line each, without control characters, and encoded
 // where they are not ASCII (RFC 2047). The patch is as it is, since git-am must apply it.
-func (p *Promoter) mail(ctx context.Context, j *job, id string, n, of int) (mail []byte, name string, err error) {
-	body, err := p.Git.Run(ctx, p.base(j.src.Task, "cat-file", "commit", id))
+func (p *Promoter) mail(ctx context.Context, t review.Task, id string, n, of int) (mail []byte, name string, err error) {
+	body, err := p.Git.Run(ctx, p.base(t, "cat-file", "commit", id))
 	if err != nil {
 		return nil, "", err
 	}
@@ -179,21 +235,27 @@ func (p *Promoter) mail(ctx context.Context, j *job, id string, n, of int) (mail
 	fmt.Fprintf(&b, "Subject: %s\n", header(fmt.Sprintf("[PATCH %d/%d] %s", n, of, subject)))
 	b.WriteString("MIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n\n")
 	for line := range strings.Lines(strings.TrimSpace(rest)) {
-		line = strings.TrimRight(line, "\r\n")
-		if strings.HasPrefix(line, "---") || strings.HasPrefix(line, "diff -") || strings.HasPrefix(line, "Index: ") || strings.HasPrefix(line, "From ") {
-			line = " " + line // git-am would take it for the beginning of the patch, or of the next mail
+		line = strings.ToValidUTF8(strings.Map(plainRune, strings.TrimRight(line, "\r\n")), "?")
+		if magic().MatchString(line) {
+			line = " " + line
 		}
-		b.WriteString(strings.ToValidUTF8(strings.Map(plainRune, line), "?") + "\n")
+		b.WriteString(line + "\n")
 	}
 	b.WriteString("---\n")
 	args := []string{"diff-tree", "-p", "--root", "--no-commit-id", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
 		"--src-prefix=a/", "--dst-prefix=b/", id}
-	if err := p.Git.Stream(ctx, p.base(j.src.Task, args...), &b); err != nil {
+	if err := p.Git.Stream(ctx, p.base(t, args...), &b); err != nil {
 		return nil, "", err
 	}
 	b.WriteString("-- \nterok\n\n")
 	return b.Bytes(), fmt.Sprintf("%04d-%s.patch", n, fileName(subject)), nil
 }
+
+// magic are beginnings of lines that git-am(1) would take for the beginning of the patch, of the next
+// mail, or for another author, date or subject than the mail's.
+var magic = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(---|diff -|Index: |From |(?i:from|date|subject):|\[PATCH)`)
+})
 
 func plainRune(r rune) rune {
 	if unicode.IsControl(r) && r != '\t' || unicode.Is(unicode.Cf, r) {
@@ -224,33 +286,31 @@ func fileName(subject string) string {
 	return name[:min(len(name), 50)]
 }
 
+// isOurs reports whether the directory at a promotion's place holds what it wrote and nothing else.
+func (p toPatches) isOurs(ctx context.Context, t review.Task, q review.Promotion) bool {
+	ids := mailed(q)
+	entries, err := os.ReadDir(q.Place)
+	if err != nil || len(entries) != len(ids) {
+		return false
+	}
+	for i, id := range ids {
+		want, name, err := p.mail(ctx, t, id, i+1, len(ids))
+		if err != nil {
+			return false
+		}
+		if got, err := os.ReadFile(filepath.Join(q.Place, name)); err != nil || !bytes.Equal(got, want) {
+			return false
+		}
+	}
+	return true
+}
+
 func (p toPatches) undo(ctx context.Context, t review.Task, q review.Promotion) error {
 	if _, err := os.Lstat(q.Place); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// Only what we wrote, as we wrote it, goes away again.
-	j := &job{src: Source{Task: t}, done: q}
-	ids := slices.Clone(q.Commits)
-	slices.Reverse(ids)
-	if q.As != q.Commit {
-		ids = []string{q.As}
-	}
-	entries, err := os.ReadDir(q.Place)
-	if err != nil {
-		return err
-	}
-	if len(entries) != len(ids) {
+	if !p.isOurs(ctx, t, q) {
 		return moved("the directory", q.Place)
-	}
-	for i, id := range ids {
-		want, name, err := p.mail(ctx, j, id, i+1, len(ids))
-		if err != nil {
-			return err
-		}
-		got, err := os.ReadFile(filepath.Join(q.Place, name))
-		if err != nil || !bytes.Equal(got, want) {
-			return moved("the directory", q.Place)
-		}
 	}
 	return os.RemoveAll(q.Place)
 }

@@ -452,6 +452,62 @@ func TestToFiles(t *testing.T) {
 	r.want(err, "promotion_moved", problem.Conflict)
 }
 
+// TestFilesOfOthers: what a person put at the place of a killed promotion is theirs, also when the
+// promotion is run again.
+func TestFilesOfOthers(t *testing.T) {
+	for kind, mine := range map[string]string{review.ToBundle: "", review.ToPatches: "diary"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, false)
+			dst := promote.Target{Kind: kind, Dir: filepath.Join(r.Dir, "out"), Branch: "taken"}
+			if !r.die(killed{Src: r.src, Dst: dst, Step: "intended"}) {
+				t.Fatal("there is no such step")
+			}
+			gatetest.WriteFile(t, dst.Dir, mine, "mine")
+			_, err := r.p.Promote(t.Context(), r.src, dst)
+			r.want(err, "file_exists", problem.Conflict)
+			if data, err := os.ReadFile(filepath.Join(dst.Dir, mine)); err != nil || string(data) != "mine" {
+				t.Fatalf("%q %v", data, err)
+			}
+			if err := os.RemoveAll(dst.Dir); err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range []string{"intended", "acted", "noted"} {
+				if !r.die(killed{Src: r.src, Dst: dst, Step: step}) {
+					t.Errorf("%s is no step", step)
+				}
+			}
+			if _, err := r.p.Promote(t.Context(), r.src, dst); err != nil {
+				t.Errorf("what it wrote itself: %v", err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(r.Dir, ".out*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestMailIsOfItsAuthor: git am takes author, date and subject from the mail's own headers, whatever
+// the message begins with.
+func TestMailIsOfItsAuthor(t *testing.T) {
+	r := newRig(t, false)
+	gatetest.WriteFile(t, r.work, "x", "1")
+	r.Git(r.work, "add", "-A")
+	r.Git(r.work, "commit", "-q", "-m", "the subject\n\n", "-m", "From: Linus <linus@example.test>\nSubject: another\nDate: Mon, 1 Jan 2001 00:00:00 +0000\n\n>From: x\n[PATCH] y\nwords")
+	r.Git(r.work, "push", "-q", "origin", "HEAD")
+	r.src.Commit = r.Git(r.work, "rev-parse", "HEAD")
+	dir := filepath.Join(r.Dir, "patches")
+	if _, err := r.p.Promote(t.Context(), r.src, promote.Target{Kind: review.ToPatches, Dir: dir, Branch: "taken"}); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(dir + "/*.patch")
+	r.Git(r.Upstream, "checkout", "-q", "-b", "applied", r.repo.Start)
+	r.Git(r.Upstream, append([]string{"am", "-q"}, files...)...)
+	const format = "--format=%an <%ae> %at %s"
+	if got, want := r.Git(r.Upstream, "log", "-1", format), r.Git(r.work, "log", "-1", format); got != want {
+		t.Errorf("git am made %q of %q", got, want)
+	}
+}
+
 // Spec/gate.md §20: 33, 34, 57. The hostile corpus through a whole promotion: replace refs, attributes
 // with filters and drivers, a submodule whose address counts visitors, hooks in the tree. Nothing runs,
 // nothing is contacted, and what arrives is what the ids say.
