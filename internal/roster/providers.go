@@ -104,6 +104,7 @@ func openai() *Provider {
 			),
 			route("chatgpt.com",
 				"local POST /backend-api/codex/analytics-events/**",
+				"deny /backend-api/codex/realtime/**", // as above
 				"allow GET,POST /backend-api/codex/**",
 				"allow GET /backend-api/wham/usage",
 				"allow GET /backend-api/wham/accounts/check", // codex asks where its workspace is served before its first turn
