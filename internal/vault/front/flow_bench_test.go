@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terok/internal/vault/usage"
 )
 
@@ -164,29 +166,28 @@ func BenchmarkFrontFlows(b *testing.B) {
 			n    int
 		}{{"first event", first, 3 * rounds}, {"100 MiB down", down, rounds}, {"100 MiB up", up, rounds}, {"200 streams, event", late, 5}} {
 			sides := []*http.Client{front, bare, direct}
-			samples := make([][]float64, len(sides))
+			samples, work := make([][]float64, len(sides)), make([][]float64, len(sides))
 			var grown int64 // by the front's
 			for i := range flow.n + 1 {
 				for k, c := range sides {
-					before := rss()
+					before, busy := rss(), cpu()
 					took := flow.do(c).Seconds() * 1000
 					if k == 0 {
 						grown += rss() - before
 					}
 					if i > 0 { // the first is to get warm
 						samples[k] = append(samples[k], took)
+						work[k] = append(work[k], (cpu()-busy).Seconds()*1000)
 					}
 				}
 				if i > 0 {
 					fmt.Printf("flow %q %.3f %.3f %.3f ms\n", flow.name, samples[0][i-1], samples[1][i-1], samples[2][i-1])
 				}
 			}
-			for _, s := range samples {
-				slices.Sort(s)
-			}
-			f, p, d := samples[0][flow.n/2], samples[1][flow.n/2], samples[2][flow.n/2]
-			fmt.Printf("median %q front %.3f ms, bare %.3f ms, direct %.3f ms; front/bare %.2f, front/direct %.2f, bare/direct %.2f, peak memory of all +%.1f MiB\n",
-				flow.name, f, p, d, f/p, f/d, p/d, float64(grown)/(1<<20))
+			median := func(s []float64) float64 { slices.Sort(s); return s[len(s)/2] }
+			f, p, d := median(samples[0]), median(samples[1]), median(samples[2])
+			fmt.Printf("median %q front %.3f ms, bare %.3f ms, direct %.3f ms; front/bare %.2f, front/direct %.2f, bare/direct %.2f, peak memory of all +%.1f MiB; processor time of all %.1f, %.1f, %.1f ms\n",
+				flow.name, f, p, d, f/p, f/d, p/d, float64(grown)/(1<<20), median(work[0]), median(work[1]), median(work[2]))
 		}
 		const many = 10_000
 		through, without := events(front, "/v1/messages/many", many), events(direct, "/v1/messages/many", many)
@@ -196,6 +197,15 @@ func BenchmarkFrontFlows(b *testing.B) {
 			b.Errorf("events come %s later, %s at the 99th percentile", median, late)
 		}
 	}
+}
+
+// cpu is the processor time that this process has used.
+func cpu() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // rss is the peak of this process's resident memory in bytes.

@@ -190,6 +190,35 @@ func FuzzScrubber(f *testing.F) {
 	})
 }
 
+// TestPlainRun: every byte at every place of a word, after and before every other kind of byte.
+func TestPlainRun(t *testing.T) {
+	special := func(c byte) bool { return c < 0x20 || c == '"' || c == '\\' }
+	var p [19]byte
+	for _, rest := range []byte{' ', '!', '#', '[', ']', 0x7f, 0x80, 0x9f, 0xa2, 0xdc, 0xff} {
+		for c := range 256 {
+			for at := range p {
+				for i := range p {
+					p[i] = rest
+				}
+				p[at] = byte(c)
+				want := len(p)
+				if special(byte(c)) {
+					want = at
+				}
+				if got := plainRun(p[:]); got != want {
+					t.Fatalf("%#x at %d among %#x: %d", c, at, rest, got)
+				}
+				if at > 0 { // the second of two is not the first
+					p[at-1] = '"'
+					if got := plainRun(p[:]); got != at-1 {
+						t.Fatalf("a quote at %d before %#x: %d", at-1, c, got)
+					}
+				}
+			}
+		}
+	}
+}
+
 func BenchmarkInspect(b *testing.B) {
 	doc := []byte(`{"model":"m","max_tokens":1000,"messages":[{"role":"user","content":[{"type":"text","text":"` + strings.Repeat("word ", 20000) + `"}]}],"stream":true}`)
 	b.SetBytes(int64(len(doc)))
