@@ -219,11 +219,11 @@ func checkCommand(root *cobra.Command, line string) string {
 	return ""
 }
 
-// TestAttacks: every test that the table of guarantees names exists.
+// TestAttacks: every test that the tables of guarantees and of acceptance name exists.
 func TestAttacks(t *testing.T) {
 	count := 0
-	both := read(t, "attacks.md") + read(t, "dev/shield-acceptance.md")
-	for _, m := range regexp.MustCompile("`([a-z0-9/]+)` ((?:Test|Fuzz)[A-Za-z0-9_, ]+)").FindAllStringSubmatch(both, -1) {
+	all := read(t, "attacks.md") + read(t, "dev/shield-acceptance.md") + read(t, "dev/vault-acceptance.md") + read(t, "dev/gate-acceptance.md")
+	for _, m := range regexp.MustCompile("`([a-z0-9/]+)` ((?:Test|Fuzz)[A-Za-z0-9_, ]+)").FindAllStringSubmatch(all, -1) {
 		source := ""
 		files, _ := filepath.Glob(filepath.Join("..", m[1], "*_test.go"))
 		for _, f := range files {
@@ -232,7 +232,7 @@ func TestAttacks(t *testing.T) {
 		for _, name := range strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' || r == ' ' }) {
 			count++
 			if !strings.Contains(source, "\nfunc "+name+"(") {
-				t.Errorf("attacks.md: %s has no %s", m[1], name)
+				t.Errorf("attacks.md or an acceptance page: %s has no %s", m[1], name)
 			}
 		}
 	}
