@@ -34,6 +34,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Limits of what is taken and kept.
@@ -167,13 +169,27 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		fail(w, &rec, http.StatusNotFound, "not_found_error", "not served by the scripted provider")
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
 		fail(w, &rec, http.StatusRequestEntityTooLarge, "request_too_large", "request too large")
 		return
 	}
 	rec.Body = body
 	serve(w, r, &rec)
+}
+
+// readBody reads a request's body, which Codex with a ChatGPT plan packs with zstd.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	packed := http.MaxBytesReader(w, r.Body, maxBody)
+	if r.Header.Get("Content-Encoding") != "zstd" {
+		return io.ReadAll(packed)
+	}
+	d, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBody))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return io.ReadAll(io.LimitReader(d, maxBody))
 }
 
 // isAPI reports whether a path belongs to an API that needs the key.
