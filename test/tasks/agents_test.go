@@ -261,9 +261,12 @@ func (v vendor) check(t *testing.T, tr *tree) {
 	logs, _ := tr.run(0, "", "shield", "logs", "--json", "greet/"+queue[0].Task)
 	refused := map[string]int{}
 	for line := range strings.Lines(logs) {
-		var e struct{ Ev, Name, Verdict string }
+		var e struct {
+			Ev, Name, Verdict, Reason string
+			Detail                    struct{ Path string }
+		}
 		if json.Unmarshal([]byte(line), &e) == nil && e.Verdict == "deny" {
-			refused[e.Name]++
+			refused[strings.TrimSpace(e.Name+" "+e.Reason+" "+e.Detail.Path)]++
 		}
 	}
 	t.Logf("refused: %v", refused)
