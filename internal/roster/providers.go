@@ -104,7 +104,7 @@ func openai() *Provider {
 			),
 			route("chatgpt.com",
 				"local POST /backend-api/codex/analytics-events/**",
-				"deny /backend-api/codex/realtime/**", // as above
+				"deny /backend-api/codex/realtime/**",       // as above
 				"local GET /backend-api/wham/settings/user", // a person's settings, which the agent can do without
 				"allow GET,POST /backend-api/codex/**",
 				"allow GET /backend-api/wham/usage",
