@@ -16,44 +16,68 @@ import (
 	"terok/internal/sandbox"
 )
 
-// clone fills an empty workspace from the gate, or brings the settings of one that is there up to
-// date. Objects of the base are borrowed where they are mounted, so that the size of the
-// repository does not matter.
-func clone(ctx context.Context, dir string, c *sandbox.Clone, env []string) error {
+// Workspace is the task's clone while it is prepared.
+type Workspace struct {
+	git   gitRunner
+	clone *sandbox.Clone
+	fresh bool // it has no files yet
+}
+
+// unfinished marks a workspace whose files are not all there yet: a container that was killed while it was
+// prepared goes on at its next start.
+const unfinished = ".git/terok-unfinished"
+
+// OpenWorkspace makes the repository of an empty workspace and fetches the gate's refs into it, or brings the
+// settings of one that is there up to date. Objects of the base are borrowed where they are mounted, so
+// that the size of the repository does not matter. dir must be there; env is the environment of git.
+func OpenWorkspace(ctx context.Context, dir string, c *sandbox.Clone, env []string) (*Workspace, error) {
 	if dir == "" {
-		return errors.New("a clone needs a workspace")
+		return nil, errors.New("a clone needs a workspace")
 	}
-	g := gitRunner{dir: dir, env: env}
+	w := &Workspace{git: gitRunner{dir: dir, env: env}, clone: c}
 	var err error
-	if g.path, err = lookPath("git", env); err != nil {
-		return err
+	if w.git.path, err = lookPath("git", env); err != nil {
+		return nil, err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
-		return g.settings(ctx, c)
+	_, half := os.Lstat(filepath.Join(dir, unfinished))
+	if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil && half != nil {
+		return w, w.git.settings(ctx, c)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(entries) > 0 {
-		return fmt.Errorf("%s holds files but no repository", dir)
+	if len(entries) > 0 && half != nil {
+		return nil, fmt.Errorf("%s holds files but no repository", dir)
 	}
-	if err := g.run(ctx, "init", "-q", "-b", c.Branch); err != nil {
-		return err
+	w.fresh = true
+	if err := w.git.run(ctx, "init", "-q", "-b", c.Branch); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, unfinished), nil, 0o644); err != nil {
+		return nil, err
 	}
 	if c.Borrow != "" {
 		alternates := filepath.Join(dir, ".git", "objects", "info", "alternates")
 		if err := os.WriteFile(alternates, []byte(c.Borrow+"\n"), 0o644); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := g.settings(ctx, c); err != nil {
+	if err := w.git.settings(ctx, c); err != nil {
+		return nil, err
+	}
+	return w, w.git.run(ctx, "fetch", "-q", "--no-tags", "origin")
+}
+
+// CheckOut writes the files of a workspace that has none yet.
+func (w *Workspace) CheckOut(ctx context.Context) error {
+	if !w.fresh {
+		return nil
+	}
+	if err := w.git.run(ctx, "checkout", "-q", "--force", "-B", w.clone.Branch, "--track", "origin/"+w.clone.Branch); err != nil {
 		return err
 	}
-	if err := g.run(ctx, "fetch", "-q", "--no-tags", "origin"); err != nil {
-		return err
-	}
-	return g.run(ctx, "checkout", "-q", "-B", c.Branch, "--track", "origin/"+c.Branch)
+	return os.Remove(filepath.Join(w.git.dir, unfinished))
 }
 
 type gitRunner struct {

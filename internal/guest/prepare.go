@@ -96,7 +96,11 @@ func prepare(ctx context.Context, s *sandbox.Start) ([]string, error) {
 		}
 	}
 	if s.Clone != nil {
-		if err := clone(ctx, s.Workspace, s.Clone, env); err != nil {
+		w, err := OpenWorkspace(ctx, s.Workspace, s.Clone, env)
+		if err == nil {
+			err = w.CheckOut(ctx)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("prepare the workspace: %w", err)
 		}
 	}

@@ -26,16 +26,7 @@ type reviewed struct {
 func newReviewed(b *testing.B) *reviewed {
 	b.Helper()
 	r := &reviewed{tree: newTree(b), b: b, clone: filepath.Join(b.TempDir(), "shop")}
-	env := map[string]string{}
-	for _, kv := range r.environ() {
-		k, v, _ := strings.Cut(kv, "=")
-		env[k] = v
-	}
-	var err error
-	if r.roots, err = state.FromEnv(func(k string) string { return env[k] }); err != nil {
-		b.Fatal(err)
-	}
-	r.store = &store.Store{Roots: r.roots, Git: &git.Runner{}}
+	r.place()
 	r.git(b.TempDir(), "init", "-q", "-b", "main", r.clone)
 	for i := range 200 {
 		r.write(r.clone, fmt.Sprintf("src/d%d/f%d.go", i%10, i), "package d\n")
@@ -45,6 +36,21 @@ func newReviewed(b *testing.B) *reviewed {
 	r.run("project", "create", "shop", "--upstream", r.clone)
 	r.run("project", "gate-sync", "shop")
 	return r
+}
+
+// place finds where the tree's state is.
+func (r *reviewed) place() {
+	r.b.Helper()
+	env := map[string]string{}
+	for _, kv := range r.environ() {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	var err error
+	if r.roots, err = state.FromEnv(func(k string) string { return env[k] }); err != nil {
+		r.b.Fatal(err)
+	}
+	r.store = &store.Store{Roots: r.roots, Git: &git.Runner{}}
 }
 
 func (r *reviewed) write(dir, name, content string) {

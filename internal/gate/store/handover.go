@@ -224,7 +224,7 @@ func (s *Store) Reset(ctx context.Context, project, id, branch string) (backup s
 // sharedLock keeps gc, reinit and deletion away while a task's repository is made. It waits as long
 // as ctx lives: a launch comes after the syncs of the launches beside it, however many there are.
 func (s *Store) sharedLock(ctx context.Context, project string) (unlock func(), err error) {
-	return s.waitLock(ctx, project, true, true)
+	return s.waitLock(ctx, project, true, true, nil)
 }
 
 // TaskBranch is the branch that HEAD of a task's repository names.

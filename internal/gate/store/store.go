@@ -73,6 +73,7 @@ type gateState struct {
 	Upstream string    `json:"upstream"` // "" for a gate without upstream
 	Format   string    `json:"format"`   // object format: sha1 or sha256
 	LastSync time.Time `json:"last_sync,omitzero"`
+	Listed   time.Time `json:"listed,omitzero"` // when the last whole sync asked upstream, if all of it worked
 
 	LastError string            `json:"last_error,omitempty"` // of the last sync; "" when it worked
 	Pending   int               `json:"pending,omitempty"`    // decisions that the last sync left
@@ -164,10 +165,14 @@ func (s *Store) Lock(ctx context.Context, project string) (unlock func(), err er
 
 // lock waits as long as ctx lives when wait is set.
 func (s *Store) lock(ctx context.Context, project string, wait bool) (unlock func(), err error) {
-	return s.waitLock(ctx, project, wait, false)
+	return s.waitLock(ctx, project, wait, false, nil)
 }
 
-func (s *Store) waitLock(ctx context.Context, project string, wait, shared bool) (unlock func(), err error) {
+// errNotNeeded says that what the lock was wanted for has been done by its holder.
+var errNotNeeded = errors.New("done by another process")
+
+// waitLock gives up with errNotNeeded when done, which may be nil, is true while somebody else has the lock.
+func (s *Store) waitLock(ctx context.Context, project string, wait, shared bool, done func() bool) (unlock func(), err error) {
 	if err := checkComponent(project); err != nil {
 		return nil, err
 	}
@@ -196,6 +201,9 @@ func (s *Store) waitLock(ctx context.Context, project string, wait, shared bool)
 		}
 		if !errors.Is(err, state.ErrLocked) {
 			return nil, err
+		}
+		if done != nil && done() {
+			return nil, errNotNeeded
 		}
 		select {
 		case <-ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -107,11 +108,19 @@ func (s *Store) SyncWith(ctx context.Context, project, upstream string, o Option
 			return Report{}, problem.New("bad_branch", problem.Usage, "%s is no usable branch name: %w", text.Show(b), err)
 		}
 	}
-	unlock, err := s.lock(ctx, project, o.Wait)
+	asked := s.now()
+	shared := func() bool { return s.sharedSync(project, up, o, asked) }
+	unlock, err := s.waitLock(ctx, project, o.Wait, false, shared)
+	if errors.Is(err, errNotNeeded) {
+		return s.sharedReport(ctx, project)
+	}
 	if err != nil {
 		return Report{}, err
 	}
 	defer unlock()
+	if shared() { // by whom we waited for
+		return s.sharedReport(ctx, project)
+	}
 	if err := s.recoverReinit(ctx, project); err != nil {
 		return Report{}, err
 	}
@@ -129,6 +138,23 @@ func (s *Store) SyncWith(ctx context.Context, project, upstream string, o Option
 	return s.sync(ctx, project, up, o)
 }
 
+// sharedSync reports whether a sync that began after this one was asked for has done all of it: of many
+// that start together, all but the first two learn what the second found.
+func (s *Store) sharedSync(project string, up Upstream, o Options, asked time.Time) bool {
+	if o.DryRun || o.Destructive || o.Reinit || o.Bundle != "" || o.Reference != "" {
+		return false
+	}
+	st, err := s.load(project)
+	return err == nil && st.Upstream == up.URL && st.LastError == "" && (st.Pending == 0 || !o.AutoLossless) &&
+		st.Listed.After(asked) && !st.Listed.After(s.now()) // a clock that was set back proves nothing
+}
+
+func (s *Store) sharedReport(ctx context.Context, project string) (Report, error) {
+	rep, err := s.pending(ctx, project)
+	rep.DryRun = false
+	return rep, err
+}
+
 func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options) (Report, error) {
 	base := s.Roots.GateBase(project)
 	rep := Report{Path: base, Upstream: up.String(), DryRun: o.DryRun}
@@ -142,6 +168,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	}
 	defer conn.Close()
 	r := remote{Store: s, conn: conn, up: up, dir: base, branches: o.Branches}
+	listed := s.now().UTC()
 	listing, err := r.list(ctx)
 	if err != nil {
 		s.remember(project, st, err)
@@ -182,7 +209,8 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 		return rep, nil
 	}
 	s.step("classified")
-	if err := s.finish(ctx, &c, listing, o); err != nil {
+	moved, err := s.finish(ctx, &c, listing, o)
+	if err != nil {
 		s.remember(project, st, err)
 		return rep, err
 	}
@@ -191,7 +219,10 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 		st.Rev++
 	}
 	st.LastSync, st.LastError = s.now().UTC().Truncate(time.Second), ""
-	st.Pending = len(rep.Pending)
+	st.Pending, st.Listed = len(rep.Pending), time.Time{}
+	if len(o.Branches)+len(rep.Errors) == 0 {
+		st.Listed = listed
+	}
 	if st.Checked != nil && len(o.Branches) == 0 {
 		st.Checked = &Check{At: st.LastSync, Next: st.Checked.Next}
 	}
@@ -201,8 +232,10 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	s.step("stated")
 	s.record(audit.Event{Project: project, Ev: "gate_synced", Actor: s.actor(), Count: uint64(len(rep.Applied)),
 		Detail: map[string]string{"pending": fmt.Sprint(len(rep.Pending))}})
-	s.refreshTasks(ctx, project, &rep)
-	if o.Backups.Retention > 0 {
+	if moved { // a task that could not be told then catches up by itself
+		s.refreshTasks(ctx, project, &rep)
+	}
+	if o.Backups.Retention > 0 && (moved || len(c.before.below(BackupRefs)) > 0) {
 		if _, err := s.pruneBackups(ctx, base, o.Backups, nil); err != nil {
 			rep.Errors = append(rep.Errors, "old backups could not be removed: "+text.Line(err.Error(), 0))
 		}
@@ -224,25 +257,29 @@ func (s *Store) remember(project string, st *gateState, err error) {
 }
 
 // finish applies what was classified, sets HEAD and packs the refs, so that a task's view is one
-// file.
-func (s *Store) finish(ctx context.Context, c *classifier, l *listing, o Options) error {
+// file. It reports whether anything moved, now or in a sync that was killed before it packed.
+func (s *Store) finish(ctx context.Context, c *classifier, l *listing, o Options) (moved bool, err error) {
+	moved = c.rep.Created || len(c.script)+len(c.rep.Applied) > 0 || hasLooseRefs(c.dir)
 	if err := c.apply(); err != nil {
-		return err
+		return moved, err
 	}
 	s.step("applied")
 	if o.Destructive || o.AutoLossless {
+		moved = moved || len(c.rep.Pending) > 0
 		c.destroy(o)
 		s.step("destroyed")
 	}
-	refs, err := s.refs(ctx, c.dir)
-	if err != nil {
-		return err
+	refs := c.before
+	if moved {
+		if refs, err = s.refs(ctx, c.dir); err != nil {
+			return moved, err
+		}
 	}
 	heads := refs.below(refname.Heads)
 	c.rep.Branches = len(heads)
 	head, err := headOf(c.dir)
 	if err != nil {
-		return err
+		return moved, err
 	}
 	switch {
 	case l.head != "" && heads[l.head] != "":
@@ -254,9 +291,22 @@ func (s *Store) finish(ctx context.Context, c *classifier, l *listing, o Options
 	c.rep.Head = l.head
 	if l.head != head {
 		if _, err := s.Git.Run(ctx, git.Cmd{GitDir: c.dir, Args: []string{"symbolic-ref", "HEAD", refname.Heads + l.head}}); err != nil {
-			return err
+			return moved, err
 		}
 	}
-	_, err = s.Git.Run(ctx, git.Cmd{GitDir: c.dir, Args: []string{"pack-refs", "--all", "--prune"}})
-	return err
+	if moved {
+		_, err = s.Git.Run(ctx, git.Cmd{GitDir: c.dir, Args: []string{"pack-refs", "--all", "--prune"}})
+	}
+	return moved, err
+}
+
+// hasLooseRefs reports whether a ref lies in a file of its own.
+func hasLooseRefs(dir string) bool {
+	err := filepath.WalkDir(filepath.Join(dir, "refs"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			return fs.ErrExist
+		}
+		return err
+	})
+	return err != nil // what cannot be read counts as one
 }
