@@ -123,10 +123,10 @@ func (g *gated) fresh(name string, round int) (dir string, done func()) {
 	return dir, func() { _ = os.RemoveAll(dir) }
 }
 
-// BenchmarkGateTask: the repository of a new task of a project with 12 000 files, against a bare clone that
+// BenchmarkGateTask: the repository of a new task of a project with 3 000 files, against a bare clone that
 // shares its objects.
 func BenchmarkGateTask(b *testing.B) {
-	g := newGated(b, 12_000, 7_000, 20)
+	g := newGated(b, 3_000, 7_000, 20)
 	compare(b, "gate: task repository", "ms", "at most 50 ms", 25,
 		side{"terok", func(round int) float64 {
 			begin := time.Now()
@@ -143,7 +143,7 @@ func BenchmarkGateTask(b *testing.B) {
 // BenchmarkGateClone: a whole clone over HTTP, files included, of a task's repository by our server and by
 // git http-backend, and of the upstream by git http-backend.
 func BenchmarkGateClone(b *testing.B) {
-	g := newGated(b, 12_000, 7_000, 20)
+	g := newGated(b, 3_000, 7_000, 20)
 	t := g.gateTask("k3v9p")
 	ours, theirs, plain := g.serve(t), g.backend(filepath.Dir(t.Repo)), g.backend(filepath.Dir(g.clone))
 	clone := func(name, url string) side {
@@ -153,7 +153,7 @@ func BenchmarkGateClone(b *testing.B) {
 			return timed(b, clientEnv(), "git", "clone", "-q", url, dir)
 		}}
 	}
-	compare(b, "gate: clone of 12 000 files, 84 MB, over HTTP", "ms", "at most 0.9× git http-backend", 15,
+	compare(b, "gate: clone of 3 000 files, 21 MB, over HTTP", "ms", "at most 0.9× git http-backend", 15,
 		clone("terok", ours), clone("http-backend, same repository", theirs+"/k3v9p.git"), clone("http-backend, upstream", plain+"/up.git"))
 	compare(b, "gate: fetch without news over HTTP", "ms", "", 25,
 		side{"terok", func(int) float64 { return timed(b, clientEnv(), "git", "ls-remote", ours) }},
@@ -163,7 +163,7 @@ func BenchmarkGateClone(b *testing.B) {
 // BenchmarkGatePush: one commit, pushed into a task's repository through the rules and the inspection, and
 // into a bare repository by git http-backend with git's own checks.
 func BenchmarkGatePush(b *testing.B) {
-	g := newGated(b, 12_000, 7_000, 20)
+	g := newGated(b, 3_000, 7_000, 20)
 	t := g.gateTask("k3v9p")
 	ours := g.serve(t)
 	bare := filepath.Join(g.dir, "bare.git")
@@ -187,7 +187,7 @@ func BenchmarkGatePush(b *testing.B) {
 // BenchmarkGateSync: gate-sync of a project whose upstream has nothing new, against the question that it
 // asks upstream.
 func BenchmarkGateSync(b *testing.B) {
-	g := newGated(b, 12_000, 7_000, 20)
+	g := newGated(b, 3_000, 7_000, 20)
 	compare(b, "gate: sync without news", "ms", "at most 200 ms", 25,
 		side{"terok", func(int) float64 { return timed(b, g.environ(), g.terok, "project", "gate-sync", "shop") }},
 		side{"git ls-remote", func(int) float64 { return timed(b, clientEnv(), "git", "ls-remote", g.clone) }})

@@ -48,8 +48,9 @@ func treeDiff(from, to string) *diff { return &diff{line: from + " " + to, head:
 // errEnough stops git when as much as maxScan was read.
 var errEnough = errors.New("enough read")
 
-// diffs runs all comparisons in one git. more reports that there was more than is looked at.
-func (p *repo) diffs(ctx context.Context, list []*diff) (more bool, err error) {
+// diffs runs all comparisons in one git, with the patches or without. more reports that there was more
+// than is looked at.
+func (p *repo) diffs(ctx context.Context, list []*diff, patches bool) (more bool, err error) {
 	if len(list) == 0 {
 		return false, nil
 	}
@@ -58,8 +59,11 @@ func (p *repo) diffs(ctx context.Context, list []*diff) (more bool, err error) {
 		in.WriteString(d.line + "\n")
 	}
 	s := &stream{left: list}
-	c := p.cmd("diff-tree", "--stdin", "-r", "--root", "-z", "--raw", "--numstat", "-p", "-U3", "--full-index", "--no-renames", "--no-ext-diff",
+	c := p.cmd("diff-tree", "--stdin", "-r", "--root", "-z", "--raw", "--numstat", "--full-index", "--no-renames", "--no-ext-diff",
 		"--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", "--no-indent-heuristic")
+	if patches {
+		c.Args = append(c.Args, "-p", "-U3")
+	}
 	c.Stdin = strings.NewReader(in.String())
 	err = p.git.Stream(ctx, c, s)
 	if s.err == errEnough {
@@ -233,7 +237,7 @@ func (s *stream) endField() error {
 		s.cur.entries = append(s.cur.entries, e)
 	case strings.HasPrefix(f, ":"):
 		s.meta = f
-	case f == "":
+	case f == "": // before patches
 		s.phase = readPatch
 	default:
 		ins, rest, ok := strings.Cut(f, "\t")

@@ -131,10 +131,10 @@ func (p *repo) readCommits(ctx context.Context, objects *objects, w *work, known
 	return nil
 }
 
-// compare runs every comparison that the branches need in one git: each commit with its parent,
+// compare runs the comparisons that the branches need, in one git or two: each commit with its parent,
 // each merge with the merge that git would have made, each branch with its base.
 func (p *repo) compare(ctx context.Context, objects *objects, works []*work, known map[string]*looked, keep *int) error {
-	var list []*diff
+	var list, plain []*diff
 	if err := p.mergeAgain(ctx, works); err != nil {
 		return err
 	}
@@ -164,7 +164,11 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		if keep != nil && !p.View.PerCommit && p.View.Commit == "" && !p.View.Stat {
 			w.net.keep, w.net.wanted = keep, wanted
 		}
-		list = append(list, w.net)
+		if keep != nil || w.net.onAdded != nil {
+			list = append(list, w.net)
+		} else {
+			plain = append(plain, w.net)
+		}
 		for _, c := range w.commits {
 			if done[c.ID] {
 				continue
@@ -191,7 +195,11 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 			}
 		}
 	}
-	more, err := p.diffs(ctx, list)
+	more, err := p.diffs(ctx, list, true)
+	if err == nil && !more {
+		// What branches change as a whole is only counted: stacked branches repeat each other.
+		more, err = p.diffs(ctx, plain, false)
+	}
 	if more || ctx.Err() != nil {
 		for _, w := range works {
 			w.flags.add(Deny, "too_large", "not everything was looked at: more than 64 MiB of diff, or more than a minute of it")

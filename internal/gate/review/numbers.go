@@ -73,7 +73,7 @@ func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, er
 	for i := range names {
 		keep.Ranges[key(req, found[i].Tip)] = found[i]
 	}
-	return found, state.WriteJSON(p.cachePath(), keep)
+	return found, state.WriteCache(p.cachePath(), keep)
 }
 
 // oneByOne finds the branch that is too large, so that it does not hide the others.
