@@ -159,12 +159,14 @@ func CheckUpstream(u string) error {
 	}
 	if scheme, rest, ok := strings.Cut(u, "://"); ok {
 		switch scheme {
-		case "https":
-			if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, "@") {
-				return errors.New("must not hold credentials; store them with terok auth")
+		case "https", "ssh":
+			host, _, _ := strings.Cut(rest, "/")
+			i := strings.LastIndexByte(host, '@')
+			if i >= 0 && (scheme == "https" || strings.Contains(host[:i], ":")) { // the user of ssh is no secret
+				return errors.New("must not hold credentials; store them with terok auth, or terok ssh add")
 			}
 			return nil
-		case "file", "ssh":
+		case "file":
 			return nil
 		}
 		return fmt.Errorf("scheme %q is not https, ssh or file", scheme)

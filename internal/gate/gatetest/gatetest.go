@@ -84,6 +84,12 @@ func New(t testing.TB) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return NewIn(t, dir)
+}
+
+// NewIn makes a world in a directory of the caller's, a path without symbolic links.
+func NewIn(t testing.TB, dir string) *World {
+	t.Helper()
 	w := &World{T: t, Dir: dir, Upstream: filepath.Join(dir, "clone"), Ledger: &Ledger{}}
 	w.Roots = state.Roots{Config: filepath.Join(dir, "config"), Data: filepath.Join(dir, "data"), Runtime: filepath.Join(dir, "run")}
 	w.Store = &store.Store{Roots: w.Roots, Git: &git.Runner{}, Ledger: w.Ledger}
