@@ -34,6 +34,7 @@ type inspection struct {
 	q       *quarantine
 	modules []string             // blobs named .gitmodules
 	leaks   map[string][]finding // object → credentials in it
+	total   int64                // bytes of the objects so far, unpacked
 }
 
 type finding struct {
@@ -46,9 +47,6 @@ func (q *quarantine) inspect(ctx context.Context, tips []string) error {
 	if q.empty {
 		return nil
 	}
-	if err := q.weigh(ctx); err != nil {
-		return err
-	}
 	i := &inspection{q: q, leaks: map[string][]finding{}}
 	if err := i.contents(ctx); err != nil {
 		return err
@@ -59,41 +57,6 @@ func (q *quarantine) inspect(ctx context.Context, tips []string) error {
 		}
 	}
 	return i.judgeLeaks(ctx, tips)
-}
-
-// weigh reads the sizes of the new objects: git only looks at headers for that.
-func (q *quarantine) weigh(ctx context.Context) error {
-	pr, pw := io.Pipe()
-	result := make(chan error, 1)
-	go func() {
-		var total int64
-		err := func() error {
-			lines := bufio.NewScanner(pr)
-			for lines.Scan() {
-				id, rest, _ := strings.Cut(lines.Text(), " ")
-				kind, size, _ := strings.Cut(rest, " ")
-				n, err := strconv.ParseInt(size, 10, 64)
-				if err != nil {
-					return fmt.Errorf("git cat-file: unexpected line %.80q", lines.Text())
-				}
-				if total += n; total > bombFloor && total > bombRatio*q.packs {
-					return errRefused("the pack unpacks to more than 1000 times its size")
-				}
-				if kind == "blob" && n > q.h.Limits.MaxFile {
-					return errRefused(fmt.Sprintf("file %.12s is %d MiB, the limit is %d MiB", id, (n+1<<20-1)>>20, q.h.Limits.MaxFile>>20))
-				}
-				if kind == "tree" && n > maxTree {
-					return errRefused(fmt.Sprintf("directory %.12s is larger than %d MiB", id, maxTree>>20))
-				}
-			}
-			return lines.Err()
-		}()
-		pr.CloseWithError(err)
-		result <- err
-	}()
-	err := q.h.Git.Stream(ctx, q.alone("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname) %(objecttype) %(objectsize)"), pw)
-	pw.Close()
-	return firstOf(<-result, err)
 }
 
 func firstOf(errs ...error) error {
@@ -137,6 +100,9 @@ func (i *inspection) read(r *bufio.Reader) error {
 		if err != nil || size < 0 {
 			return fmt.Errorf("git cat-file: unexpected line %.80q", line)
 		}
+		if err := i.weigh(f[0], f[1], size); err != nil {
+			return err
+		}
 		content := io.LimitReader(r, size)
 		switch f[1] {
 		case "tree":
@@ -163,6 +129,20 @@ func (i *inspection) read(r *bufio.Reader) error {
 			return err
 		}
 	}
+}
+
+// weigh judges the size of an object before its content is read.
+func (i *inspection) weigh(id, kind string, size int64) error {
+	limit := i.q.h.Limits.MaxFile
+	switch i.total += size; {
+	case i.total > bombFloor && i.total > bombRatio*i.q.packs:
+		return errRefused("the pack unpacks to more than 1000 times its size")
+	case kind == "blob" && size > limit:
+		return errRefused(fmt.Sprintf("file %.12s is %d MiB, the limit is %d MiB", id, (size+1<<20-1)>>20, limit>>20))
+	case kind == "tree" && size > maxTree:
+		return errRefused(fmt.Sprintf("directory %.12s is larger than %d MiB", id, maxTree>>20))
+	}
+	return nil
 }
 
 // tree checks the names in one tree. Git's fsck refuses most of them as well; this does not depend

@@ -3,7 +3,6 @@ package server
 import (
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -167,7 +166,7 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 }
 
 func (m *model) branches() map[string]string {
-	refs, err := view.Refs(m.s.T.Context(), m.s.Store.Git, m.s.task.Repo, filepath.Join(m.s.task.Base, "objects"))
+	refs, err := view.Refs(m.s.task.Repo)
 	if err != nil {
 		m.s.T.Fatal(err)
 	}

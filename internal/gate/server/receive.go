@@ -15,6 +15,7 @@ import (
 
 	"terok/internal/audit"
 	"terok/internal/gate/refname"
+	"terok/internal/gate/refs"
 	"terok/internal/gate/view"
 	"terok/internal/text"
 )
@@ -90,7 +91,7 @@ type push struct {
 // repository, and only moving refs holds the task's lock.
 func (p *push) run(ctx context.Context, in *body) error {
 	start := p.h.Now()
-	if err := p.judge(ctx); err != nil {
+	if err := p.judge(); err != nil {
 		return err
 	}
 	var q *quarantine
@@ -111,9 +112,9 @@ func (p *push) run(ctx context.Context, in *body) error {
 }
 
 // judge reads the branches and says which commands are refused by the rules.
-func (p *push) judge(ctx context.Context) error {
+func (p *push) judge() error {
 	var err error
-	if p.before, err = p.h.heads(ctx); err != nil {
+	if p.before, err = p.h.heads(); err != nil {
 		return err
 	}
 	head, err := headBranch(p.h.Repo)
@@ -181,7 +182,7 @@ func (p *push) apply(ctx context.Context, q *quarantine) (report []byte, landed 
 		return nil, nil
 	}
 	defer unlock()
-	if err := p.judge(ctx); err != nil {
+	if err := p.judge(); err != nil {
 		p.fail("terok: the task's repository cannot be read")
 	}
 	if err := p.backup(ctx); err != nil {
@@ -238,17 +239,12 @@ func (p *push) fail(reason string) {
 }
 
 // heads reads the branches of the task's repository.
-func (h *Server) heads(ctx context.Context) (map[string]string, error) {
-	out, err := h.Git.Run(ctx, h.cmd("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads/"))
+func (h *Server) heads() (map[string]string, error) {
+	r, err := refs.Read(h.Repo, refname.Heads)
 	if err != nil {
 		return nil, err
 	}
-	heads := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		id, ref, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		heads[strings.TrimPrefix(ref, refname.Heads)] = id
-	}
-	return heads, nil
+	return view.Below(r.IDs, refname.Heads), nil
 }
 
 // headBranch reads the branch that HEAD names.
@@ -349,11 +345,11 @@ func (p *push) demultiplex(r io.Reader) (report []byte, err error) {
 // what happened. It returns the refs that landed.
 func (p *push) settle(ctx context.Context) map[string]bool {
 	landed := map[string]bool{}
-	refs, err := view.Refs(ctx, p.h.Git, p.h.Repo, p.h.objects)
+	all, err := view.Refs(p.h.Repo)
 	if err != nil {
 		return landed // backups stay; the next reader of the refs sees the truth
 	}
-	after := view.Below(refs, refname.Heads)
+	after := view.Below(all, refname.Heads)
 	var script bytes.Buffer
 	p.landed = nil
 	for _, c := range p.list.commands {
@@ -377,7 +373,7 @@ func (p *push) settle(ctx context.Context) map[string]bool {
 				e.Detail["commits"] = p.h.commits(ctx, c.new, c.old)
 			}
 			p.landed = append(p.landed, told{branch, e.Detail["commits"], c.isDelete()})
-			fmt.Fprintln(&script, view.Move(recordedRefs+branch, refs[recordedRefs+branch], id))
+			fmt.Fprintln(&script, view.Move(recordedRefs+branch, all[recordedRefs+branch], id))
 		} else {
 			e.Ev, e.Reason = "push_refused", text.Line(c.refused, 0)
 			if c.refused == "" {

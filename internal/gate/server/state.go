@@ -60,7 +60,7 @@ func (h *Server) refresh(ctx context.Context) {
 	if fresh {
 		return
 	}
-	base, err := view.Refs(ctx, h.Git, h.Base, "")
+	base, err := view.Refs(h.Base)
 	if err != nil {
 		return
 	}
@@ -89,7 +89,7 @@ func (h *Server) Recover(ctx context.Context) error {
 	defer unlock()
 	h.sweep()
 	view.SweepLocks(h.Repo, h.Now())
-	refs, err := view.Refs(ctx, h.Git, h.Repo, h.objects)
+	refs, err := view.Refs(h.Repo)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func (s *Store) Accept(ctx context.Context, project, branch, old, new string) er
 	if err := Verify(base); err != nil {
 		return err
 	}
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *Store) Accept(ctx context.Context, project, branch, old, new string) er
 // has nothing to do. The caller holds the lock.
 func (s *Store) InStep(ctx context.Context, project, branch, tip string) error {
 	base := s.Roots.GateBase(project)
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return err
 	}

@@ -197,7 +197,7 @@ func (s *Store) Restore(ctx context.Context, project, task, ref string) (Backup,
 	if err != nil {
 		return b, "", err
 	}
-	refs, err := s.refs(ctx, dir, alternatesOf(objects)...)
+	refs, err := readRefs(dir)
 	if err != nil {
 		return b, "", err
 	}
@@ -245,7 +245,7 @@ func (s *Store) DeleteBackup(ctx context.Context, project, task, ref string) (Ba
 // copyObjects brings what tips reach, and neither dst nor except has, from one repository of ours
 // into another, as one pack.
 func (s *Store) copyObjects(ctx context.Context, src string, alternates []string, dst string, tips []string, except ...string) error {
-	have, err := s.refs(ctx, dst, borrowedBy(dst)...)
+	have, err := readRefs(dst)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (s *Store) take(ctx context.Context, base string, ch Change, why string, b 
 		script = append(script, "update "+s.backupRef(ch.Branch, ch.Old)+" "+ch.Old)
 	}
 	script = append(script, moveHead(ch))
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (s *Store) take(ctx context.Context, base string, ch Change, why string, b 
 		return moved(ch.Branch)
 	}
 	if err := s.updateRefs(ctx, base, nil, script...); err != nil {
-		if now, rerr := s.refs(ctx, base); rerr == nil && now[refname.Heads+ch.Branch] != ch.Old {
+		if now, rerr := readRefs(base); rerr == nil && now[refname.Heads+ch.Branch] != ch.Old {
 			return moved(ch.Branch)
 		}
 		return err
@@ -146,7 +146,7 @@ func (s *Store) Resolve(ctx context.Context, project, branch, how string, b Back
 // keep makes the base's side the last word about upstream's tip. Where upstream has no such branch
 // any more the branch becomes one of the gate alone.
 func (s *Store) keep(ctx context.Context, base string, ch Change, up string) error {
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *Store) keep(ctx context.Context, base string, ch Change, up string) err
 }
 
 func (s *Store) rename(ctx context.Context, base string, ch Change) error {
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func (s *Store) pending(ctx context.Context, project string) (Report, error) {
 	}
 	rep := Report{Path: base, Upstream: up.String(), DryRun: true}
 	c := classifier{Store: s, ctx: ctx, dir: base, rep: &rep}
-	if c.before, err = s.refs(ctx, base); err != nil {
+	if c.before, err = readRefs(base); err != nil {
 		return rep, err
 	}
 	c.upstream, c.tagsUp = c.before.below(SnapshotRefs), c.before.below(snapshotTags)
@@ -329,7 +329,7 @@ func (s *Store) wouldLose(ctx context.Context, project string) ([]string, error)
 // carryOver brings backups, and the branches of the old base that the new one does not contain, as
 // backups into the new one.
 func (s *Store) carryOver(ctx context.Context, old, base string) error {
-	refs, err := s.refs(ctx, old)
+	refs, err := readRefs(old)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (s *Store) fromTask(ctx context.Context, project, repo string, h Handover, 
 	if err := Verify(src, objects); err != nil {
 		return "", nil, err
 	}
-	refs, err := s.refs(ctx, src, objects)
+	refs, err := readRefs(src)
 	if err != nil {
 		return "", nil, err
 	}
@@ -109,12 +109,12 @@ func (s *Store) ImportTask(ctx context.Context, project, id, path string) (Impor
 		return done, problem.New("bad_import", problem.Failed, "cannot import %s: %w", text.Show(path), err).
 			WithHint("a bundle must be complete on top of the project's base: git bundle create FILE --branches --not --remotes")
 	}
-	refs, err := s.refs(ctx, repo, objects)
+	refs, err := readRefs(repo)
 	if err != nil {
 		return done, err
 	}
 	heads := refs.below(refname.Heads)
-	baseRefs, err := s.refs(ctx, s.Roots.GateBase(project))
+	baseRefs, err := readRefs(s.Roots.GateBase(project))
 	if err != nil {
 		return done, err
 	}
@@ -197,7 +197,7 @@ func (s *Store) Reset(ctx context.Context, project, id, branch string) (backup s
 		return "", err
 	}
 	defer release()
-	refs, err := s.refs(ctx, repo, objects)
+	refs, err := readRefs(repo)
 	if err != nil {
 		return "", err
 	}
@@ -242,7 +242,7 @@ func (s *Store) HasBranch(ctx context.Context, project, name string) (bool, erro
 	if err := Verify(base); err != nil {
 		return false, err
 	}
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	return err == nil && refs[refname.Heads+name] != "", err
 }
 

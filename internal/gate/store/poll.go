@@ -86,7 +86,7 @@ func (s *Store) compare(ctx context.Context, project string, up Upstream) (behin
 	if err != nil {
 		return 0, 0, nil, err
 	}
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		return 0, 0, nil, err
 	}

@@ -180,7 +180,7 @@ const seedRefs = "refs/terok/seed/"
 
 // dropRefs deletes a namespace.
 func (s *Store) dropRefs(ctx context.Context, dir, prefix string) error {
-	refs, err := s.refs(ctx, dir)
+	refs, err := readRefs(dir)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (r *remote) fetchStaged(ctx context.Context, before refMap) (heads, tags ma
 	if err := r.fetch(ctx, r.dir, specs...); err != nil {
 		return nil, nil, err
 	}
-	refs, err := r.refs(ctx, r.dir)
+	refs, err := readRefs(r.dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -307,14 +307,8 @@ func (m refMap) below(prefix string) map[string]string {
 	return view.Below(m, prefix)
 }
 
-// refs reads all refs of a repository of ours.
-func (s *Store) refs(ctx context.Context, dir string, alternates ...string) (refMap, error) {
-	objects := ""
-	if len(alternates) > 0 {
-		objects = alternates[0]
-	}
-	return view.Refs(ctx, s.Git, dir, objects)
-}
+// readRefs reads all refs of a repository of ours.
+func readRefs(dir string) (refMap, error) { return view.Refs(dir) }
 
 // updateRefs runs one transaction of git update-ref --stdin.
 func (s *Store) updateRefs(ctx context.Context, dir string, alternates []string, lines ...string) error {

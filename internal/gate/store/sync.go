@@ -191,7 +191,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	}
 	view.SweepLocks(base, s.now())
 	c := classifier{Store: s, ctx: ctx, dir: base, rep: &rep, only: o.Branches}
-	if c.before, err = s.refs(ctx, base); err != nil {
+	if c.before, err = readRefs(base); err != nil {
 		return rep, err
 	}
 	c.upstream, c.tagsUp = c.before.below(SnapshotRefs), c.before.below(snapshotTags)
@@ -271,7 +271,7 @@ func (s *Store) finish(ctx context.Context, c *classifier, l *listing, o Options
 	}
 	refs := c.before
 	if moved {
-		if refs, err = s.refs(ctx, c.dir); err != nil {
+		if refs, err = readRefs(c.dir); err != nil {
 			return moved, err
 		}
 	}

@@ -264,7 +264,7 @@ func (s *Store) refreshTasks(ctx context.Context, project string, rep *Report) {
 		return
 	}
 	base := s.Roots.GateBase(project)
-	refs, err := s.refs(ctx, base)
+	refs, err := readRefs(base)
 	if err != nil {
 		rep.Notes = append(rep.Notes, "tasks were not told: "+text.Line(err.Error(), 0))
 		return

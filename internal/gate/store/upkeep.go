@@ -362,7 +362,7 @@ func (s *Store) taskStatus(ctx context.Context, project, id string) TaskStatus {
 		v.Error = text.Line(err.Error(), 200)
 		return v
 	}
-	refs, err := s.refs(ctx, repo, objects)
+	refs, err := readRefs(repo)
 	if err != nil {
 		v.Error = text.Line(err.Error(), 200)
 		return v
@@ -393,7 +393,7 @@ func (s *Store) Bundle(ctx context.Context, project, id, file string) (bool, err
 	if err := Verify(repo, objects); err != nil {
 		return false, err
 	}
-	refs, err := s.refs(ctx, repo, objects)
+	refs, err := readRefs(repo)
 	if err != nil {
 		return false, err
 	}

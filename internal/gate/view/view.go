@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"terok/internal/gate/refname"
+	"terok/internal/gate/refs"
 	"terok/internal/git"
 	"terok/internal/state"
 )
@@ -78,11 +79,11 @@ func SweepLocks(repo string, now time.Time) {
 // caller holds the task's lock and has verified the repository. objects is the base's object
 // directory.
 func Refresh(ctx context.Context, r *git.Runner, repo, objects string, heads map[string]string) error {
-	refs, err := Refs(ctx, r, repo, objects)
+	now, err := Refs(repo)
 	if err != nil {
 		return err
 	}
-	mine, offered, shown := Below(refs, refname.Heads), Below(refs, Offered), Below(refs, Upstream)
+	mine, offered, shown := Below(now, refname.Heads), Below(now, Offered), Below(now, Upstream)
 	all := maps.Clone(heads)
 	for b := range offered {
 		if _, ok := all[b]; !ok {
@@ -111,23 +112,13 @@ func Refresh(ctx context.Context, r *git.Runner, repo, objects string, heads map
 	return errors.Join(errs...)
 }
 
-// Refs reads all refs of a repository of ours, by full name. objects may be "".
-func Refs(ctx context.Context, r *git.Runner, repo, objects string) (map[string]string, error) {
-	c := git.Cmd{GitDir: repo, MaxOutput: 64 << 20, Args: []string{"for-each-ref", "--format=%(objectname) %(refname)"}}
-	if objects != "" {
-		c.Alternates = []string{objects}
-	}
-	out, err := r.Run(ctx, c)
+// Refs reads all refs of a repository of ours, by full name.
+func Refs(repo string) (map[string]string, error) {
+	r, err := refs.Read(repo)
 	if err != nil {
 		return nil, err
 	}
-	m := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		if id, ref, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
-			m[ref] = id
-		}
-	}
-	return m, nil
+	return r.IDs, nil
 }
 
 // Below returns the refs under prefix, without it.

@@ -1,4 +1,4 @@
-package review
+package refs
 
 import (
 	"os"
@@ -14,10 +14,10 @@ func FuzzPacked(f *testing.F) {
 	id := strings.Repeat("a", 40)
 	f.Add("# pack-refs with: peeled fully-peeled sorted \n" + id + " refs/heads/main\n" + id + " refs/tags/v1\n^" + id + "\n" + id + " refs/terok/start\n")
 	f.Fuzz(func(t *testing.T, file string) {
-		r := refs{ids: map[string]string{}}
+		r := &Refs{IDs: map[string]string{}, below: []string{refname.Heads, "refs/terok/"}}
 		_ = r.packed(strings.NewReader(file))
-		for name, id := range r.ids {
-			if !refname.IsID(id) || !wantedRef(name) || strings.Contains(name, "\n") {
+		for name, id := range r.IDs {
+			if !refname.IsID(id) || !r.wanted(name) || strings.Contains(name, "\n") {
 				t.Errorf("%q %q", name, id)
 			}
 		}
@@ -43,8 +43,8 @@ func TestRefsAreFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r, err := readRefs(filepath.Join(dir, "repo"))
-	if err != nil || len(r.ids) != 2 || r.ids["refs/heads/both"] != a || r.ids["refs/heads/packed"] != b {
-		t.Errorf("%v %v", r.ids, err)
+	r, err := Read(filepath.Join(dir, "repo"))
+	if err != nil || len(r.IDs) != 2 || r.IDs["refs/heads/both"] != a || r.IDs["refs/heads/packed"] != b {
+		t.Errorf("%v %v", r.IDs, err)
 	}
 }
