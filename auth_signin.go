@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -276,7 +277,7 @@ func (a *App) AuthImport(ctx context.Context, req AuthRequest, file string) (*Au
 	if p.SignIn == nil {
 		return nil, problem.New("no_sign_in", problem.Usage, "%s has no file of sign-ins that terok knows", p.Title).WithHint("terok auth %s --api-key-stdin", p.Name)
 	}
-	data, err := os.ReadFile(file)
+	data, err := readShort(file, oauth.MaxCapture)
 	if err != nil {
 		return nil, problem.New("usage", problem.Usage, "%w", err)
 	}
@@ -353,4 +354,14 @@ func (a *App) signedIn(ctx context.Context, req AuthRequest, p *roster.Provider,
 	}
 	got := &oauth.Captured{Kind: oauth.KindOAuth, Token: *tok, Public: map[string]string{"scopes": strings.Join(tok.Scopes, " ")}}
 	return a.authStore(ctx, req, p, got)
+}
+
+// readShort reads a file that a person names, and one byte more than limit of a longer one.
+func readShort(file string, limit int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
 }

@@ -224,10 +224,13 @@ func serveSocket(ctx context.Context, path string, serve func(context.Context, n
 				defer conn.Close()
 				context.AfterFunc(ctx, func() { conn.Close() })
 				p, err := peer.Of(conn.(*net.UnixConn))
-				if err != nil || p.Kind != peer.Host {
+				if err != nil {
 					return
 				}
 				defer p.Close()
+				if p.Kind != peer.Host {
+					return
+				}
 				serve(ctx, conn)
 			})
 		}

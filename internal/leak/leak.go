@@ -46,7 +46,10 @@ var shapes = []shape{
 	{prefix: "terok-g-", kind: "gate token of terok", min: 32, own: true},
 	{prefix: "sk-ant-", kind: "Anthropic key", min: 40},
 	{prefix: "sk-proj-", kind: "OpenAI key", min: 40},
+	{prefix: "sk-svcacct-", kind: "OpenAI key", min: 40},
+	{prefix: "sk-admin-", kind: "OpenAI key", min: 40},
 	{prefix: "sk-or-v1-", kind: "OpenRouter key", min: 40},
+	{prefix: "sk-", kind: "OpenAI key", min: 48, check: openai},
 	{prefix: "github_pat_", kind: "GitHub token", min: 40},
 	{prefix: "ghp_", kind: "GitHub token", min: 36},
 	{prefix: "gho_", kind: "GitHub token", min: 36},
@@ -54,7 +57,12 @@ var shapes = []shape{
 	{prefix: "ghs_", kind: "GitHub token", min: 36},
 	{prefix: "ghr_", kind: "GitHub token", min: 36},
 	{prefix: "glpat-", kind: "GitLab token", min: 20},
+	{prefix: "glptt-", kind: "GitLab token", min: 40},
+	{prefix: "gldt-", kind: "GitLab token", min: 20},
+	{prefix: "glrt-", kind: "GitLab token", min: 20},
+	{prefix: "glcbt-", kind: "GitLab token", min: 20},
 	{prefix: "AKIA", kind: "AWS access key", min: 16},
+	{prefix: "ASIA", kind: "AWS access key", min: 16},
 	{prefix: "AIza", kind: "Google API key", min: 35},
 	{prefix: "xoxb-", kind: "Slack token", min: 30},
 	{prefix: "xoxp-", kind: "Slack token", min: 30},
@@ -184,6 +192,9 @@ func random(b []byte) bool {
 	}
 	return bits >= 3
 }
+
+// openai is the mark that OpenAI puts into its keys without a longer prefix.
+func openai(t string) bool { return len(t) == 51 && t[23:31] == "T3BlbkFJ" }
 
 // phantom is the shape and checksum of vault/front's phantom tokens: 10 symbols, a dash, 32
 // symbols and 6 of the CRC-32 of everything before them.

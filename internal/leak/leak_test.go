@@ -27,19 +27,28 @@ func secret(n int) string {
 func TestKinds(t *testing.T) {
 	ghost := front.NewPhantom()
 	for text, want := range map[string]string{
-		"key = " + ghost + "\n":                           "phantom token of terok",
-		"sk-ant-oat01-" + ghost:                           "phantom token of terok", // in a vendor's shape
-		"http://x:terok-g-" + secret(64) + "@10.0.2.2/":   "gate token of terok",
-		"ANTHROPIC_API_KEY=sk-ant-api03-" + secret(80):    "Anthropic key",
-		`{"token":"ghp_` + secret(36) + `"}`:              "GitHub token",
-		"glpat-" + secret(20):                             "GitLab token",
-		"AKIAIOSFODNN7EXAMPLE":                            "AWS access key",
-		"ghp_" + strings.Repeat("x", 36):                  "",
-		"ghp_short":                                       "",
-		"a_ghp_" + secret(36):                             "", // the middle of a longer word
-		ghost[:56] + "a" + "b"[:0]:                        "",
-		"terok-p- is how phantom tokens of terok begin":   "",
-		"see https://example.org/AKIA and AKIAAAAAAAAAAA": "",
+		"key = " + ghost + "\n":                                            "phantom token of terok",
+		"sk-ant-oat01-" + ghost:                                            "phantom token of terok", // in a vendor's shape
+		"http://x:terok-g-" + secret(64) + "@10.0.2.2/":                    "gate token of terok",
+		"ANTHROPIC_API_KEY=sk-ant-api03-" + secret(80):                     "Anthropic key",
+		`{"token":"ghp_` + secret(36) + `"}`:                               "GitHub token",
+		"glpat-" + secret(20):                                              "GitLab token",
+		"AKIAIOSFODNN7EXAMPLE":                                             "AWS access key",
+		"ASIAIOSFODNN7EXAMPLE":                                             "AWS access key",
+		"sk-svcacct-" + secret(60):                                         "OpenAI key",
+		"sk-admin-" + secret(60):                                           "OpenAI key",
+		"sk-" + secret(20) + "T3BlbkFJ" + secret(20):                       "OpenAI key",
+		"class=\"sk-folding-cube-with-a-very-long-name-of-a-style-sheet\"": "",
+		"gldt-" + secret(20):                                               "GitLab token",
+		"glrt-" + secret(20):                                               "GitLab token",
+		"glptt-" + secret(40):                                              "GitLab token",
+		"glcbt-64_" + secret(20):                                           "GitLab token",
+		"ghp_" + strings.Repeat("x", 36):                                   "",
+		"ghp_short":                                                        "",
+		"a_ghp_" + secret(36):                                              "", // the middle of a longer word
+		ghost[:56] + "a" + "b"[:0]:                                         "",
+		"terok-p- is how phantom tokens of terok begin":                    "",
+		"see https://example.org/AKIA and AKIAAAAAAAAAAA":                  "",
 	} {
 		found := leak.Bytes([]byte(text))
 		got := ""

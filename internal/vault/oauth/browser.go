@@ -112,7 +112,7 @@ func (b *Browser) Wait(ctx context.Context) (*Token, error) {
 		return nil, ErrDenied
 	case code != "":
 		return nil, &Refused{Code: errorCode([]byte(fmt.Sprintf("%q", code))), Status: http.StatusOK}
-	case len(q["iss"]) > 1, q.Has("iss") && b.ep.Issuer != "" && q.Get("iss") != b.ep.Issuer:
+	case b.ep.Issuer != "" && (len(q["iss"]) != 1 || q.Get("iss") != b.ep.Issuer):
 		return nil, errors.New("the browser's answer comes from another issuer")
 	case len(q["code"]) != 1 || !printable(q.Get("code"), maxToken):
 		return nil, errors.New("the browser's answer holds no code")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Kinds of a credential.
@@ -104,10 +105,11 @@ func (t *Token) holds(s string) bool {
 	return false
 }
 
-// clean keeps a public value printable, on one line and short.
+// clean keeps a public value short and printable, as the vault's store demands: one odd space in a
+// name is no reason to lose a sign-in.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r > 0x7e && r < 0xa0 || r == 0xfffd || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+		if !unicode.IsPrint(r) || r == 0xfffd {
 			return -1
 		}
 		return r

@@ -205,3 +205,10 @@ func TestReadCapture(t *testing.T) {
 		t.Errorf("%q %v", data, err)
 	}
 }
+
+// TestClean: what is kept of a name is what the store takes.
+func TestClean(t *testing.T) {
+	if got := clean("Ada\u00a0L\u200bo\u202ev\u2028e\x1b[31m\u00e9\xff "); got != "AdaLove[31m\u00e9" {
+		t.Errorf("%q", got)
+	}
+}

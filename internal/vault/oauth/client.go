@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"terok/internal/shield/policy"
@@ -73,7 +74,7 @@ func (c *Client) send(ctx context.Context, ep *Endpoint, method, target string, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	sent := false
+	var sent atomic.Bool
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), &noted{bytes.NewReader(body), &sent})
 	if err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (c *Client) send(ctx context.Context, ep *Endpoint, method, target string, 
 	req.Header["Accept"], req.Header["User-Agent"] = []string{"application/json"}, []string{"terok"}
 	resp, err := transport.RoundTrip(req) // not a Client: nothing is followed
 	if err != nil {
-		return nil, &Unavailable{Reason: failure(u.Hostname(), err), Sent: sent, err: err}
+		return nil, &Unavailable{Reason: failure(u.Hostname(), err), Sent: sent.Load(), err: err}
 	}
 	defer resp.Body.Close()
 	r := &reply{host: u.Hostname(), status: resp.StatusCode, retryAfter: retryAfter(resp.Header.Get("Retry-After"), c.now())}
@@ -117,13 +118,14 @@ func (r *reply) strange() error {
 	return &Unavailable{Reason: r.host + " " + what, RetryAfter: r.retryAfter, Sent: r.status < 300}
 }
 
-// noted notes that bytes of the body went out.
+// noted notes that bytes of the body went out. The transport reads on a goroutine of its own, which
+// may outlive the request.
 type noted struct {
 	*bytes.Reader
-	sent *bool
+	sent *atomic.Bool
 }
 
-func (n *noted) Read(p []byte) (int, error) { *n.sent = true; return n.Reader.Read(p) }
+func (n *noted) Read(p []byte) (int, error) { n.sent.Store(true); return n.Reader.Read(p) }
 func (n *noted) Close() error               { return nil }
 
 func encode(params url.Values, form bool) (body []byte, kind string) {

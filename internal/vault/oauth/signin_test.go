@@ -151,6 +151,7 @@ func TestBrowser(t *testing.T) {
 	}
 	for name, change := range map[string]func(url.Values){
 		"other issuer": func(v url.Values) { v.Set("iss", "https://evil.example") },
+		"no issuer":    func(v url.Values) { v.Del("iss") },
 		"no code":      func(v url.Values) { v.Del("code") },
 		"two codes":    func(v url.Values) { v.Add("code", "c-2") },
 	} {

@@ -42,11 +42,11 @@ type Total struct {
 
 // Add adds an entry.
 func (t *Total) Add(e Entry) {
-	t.Requests += e.Requests
+	t.Requests = plus(t.Requests, e.Requests)
 	t.Tokens.Add(e.Tokens)
-	t.MicroUSD += e.MicroUSD
-	t.Unpriced += e.Unpriced
-	t.Estimated += e.Estimated
+	t.MicroUSD = plus(t.MicroUSD, e.MicroUSD)
+	t.Unpriced = plus(t.Unpriced, e.Unpriced)
+	t.Estimated = plus(t.Estimated, e.Estimated)
 }
 
 // Plus adds another total.
@@ -138,6 +138,7 @@ type Book struct {
 
 	mu    sync.Mutex
 	file  *os.File
+	torn  bool // the last write failed
 	all   Total
 	day   string
 	today Total
@@ -184,20 +185,16 @@ func Open(dir, task string, now func() time.Time) (*Book, error) {
 // shorten writes a book anew with one line per day, provider and model.
 func shorten(path string) error {
 	type key struct{ day, provider, model string }
-	sums := map[key]*Entry{}
+	sums := map[key]*Total{}
 	var order []key
 	err := Read(path, func(e Entry) error {
 		k := key{e.Day, e.Provider, e.Model}
 		sum := sums[k]
 		if sum == nil {
-			sum = &Entry{Day: e.Day, Provider: e.Provider, Model: e.Model}
+			sum = &Total{}
 			sums[k], order = sum, append(order, k)
 		}
-		sum.Requests += e.Requests
-		sum.Tokens.Add(e.Tokens)
-		sum.MicroUSD += e.MicroUSD
-		sum.Unpriced += e.Unpriced
-		sum.Estimated += e.Estimated
+		sum.Add(e)
 		return nil
 	})
 	if err != nil {
@@ -206,7 +203,8 @@ func shorten(path string) error {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	for _, k := range order {
-		if err := enc.Encode(sums[k]); err != nil {
+		t := sums[k]
+		if err := enc.Encode(Entry{k.day, k.provider, k.model, t.Requests, t.Tokens, t.MicroUSD, t.Unpriced, t.Estimated}); err != nil {
 			return err
 		}
 	}
@@ -226,9 +224,15 @@ func (b *Book) Add(e Entry) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.file.Write(append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	if b.torn { // the line before may have no end
+		line = append([]byte{'\n'}, line...)
+	}
+	if _, err := b.file.Write(line); err != nil {
+		b.torn = true
 		return fmt.Errorf("usage: %w", err)
 	}
+	b.torn = false
 	return nil
 }
 

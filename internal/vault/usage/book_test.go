@@ -93,6 +93,55 @@ func TestHostileBook(t *testing.T) {
 	}
 }
 
+// TestSumsDoNotTurn: as many of the largest counts as a book can hold add up to more than a number
+// has room for, and must not come out as less than nothing.
+func TestSumsDoNotTurn(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
+	line := `{"day":"2026-11-30","requests":999999999999999999,"micro_usd":999999999999999999,"input":9999999999,"output":9999999999}` + "\n"
+	if err := os.WriteFile(Path(dir, "evil"), []byte(strings.Repeat(line, 10_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := open(t, dir, "mine", c).Total(sandbox.PerProject)
+	if got.MicroUSD < 1e15 || got.Requests < 1e15 || got.Sum() < 1e13 {
+		t.Errorf("%+v", got)
+	}
+	if err := shorten(Path(dir, "evil")); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, dir, "mine", c).Total(sandbox.PerProject); got.MicroUSD < 1e15 || got.Requests < 1e15 {
+		t.Errorf("shortened: %+v", got)
+	}
+}
+
+// TestWriteThatFailed: what a full disk cut off swallows no entry that follows.
+func TestWriteThatFailed(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
+	b := open(t, dir, "mine", c)
+	whole := b.file
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	w.Close()
+	if _, err := whole.WriteString(`{"day":"2026-11-30","requ`); err != nil { // as far as it got
+		t.Fatal(err)
+	}
+	b.file = w
+	if err := b.Add(Entry{Requests: 1}); err == nil {
+		t.Fatal("written to nothing")
+	}
+	b.file = whole
+	if err := b.Add(Entry{Requests: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := Sum(Path(dir, "mine"), ""); err != nil || got.Requests != 1 {
+		t.Errorf("%+v %v", got, err)
+	}
+}
+
 func TestLongBookIsShortened(t *testing.T) {
 	dir := t.TempDir()
 	c := &clock{time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}

@@ -28,12 +28,18 @@ func (t Tokens) Sum() int64 { return t.Input + t.Output + t.CacheRead + t.CacheW
 
 // Add adds o.
 func (t *Tokens) Add(o Tokens) {
-	t.Input += o.Input
-	t.Output += o.Output
-	t.CacheRead += o.CacheRead
-	t.CacheWrite += o.CacheWrite
-	t.CacheLong += o.CacheLong
+	t.Input = plus(t.Input, o.Input)
+	t.Output = plus(t.Output, o.Output)
+	t.CacheRead = plus(t.CacheRead, o.CacheRead)
+	t.CacheWrite = plus(t.CacheWrite, o.CacheWrite)
+	t.CacheLong = plus(t.CacheLong, o.CacheLong)
 }
+
+// maxSum is where sums stop: a book that lies must not make them turn over and be nothing again.
+const maxSum = 1 << 60
+
+// plus adds two counts that are not negative.
+func plus(a, b int64) int64 { return min(min(a, maxSum)+min(b, maxSum), maxSum) }
 
 // max0 keeps a lying provider from making anything cheaper.
 func (t *Tokens) max0() {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -328,6 +329,14 @@ func (h *Holder) renew(p *pace, c *store.Credential, tok *oauth.Token) {
 		warnings = append(warnings, fmt.Sprintf("this machine's clock is %s away from the provider's", tok.Skew.Abs().Round(time.Second)))
 	}
 	c.LastError = oneLine(strings.Join(warnings, "; "))
+	// The store takes no fact that holds a secret, and a token that rotated must not be lost for one.
+	tells := func(s string) bool {
+		return slices.ContainsFunc([][]byte{c.Secret, c.Refresh, c.IDToken}, func(secret []byte) bool { return len(secret) > 0 && strings.Contains(s, string(secret)) })
+	}
+	maps.DeleteFunc(c.Public, func(_, value string) bool { return tells(value) })
+	if tells(c.LastError) {
+		c.LastError = ""
+	}
 }
 
 // oneLine brings a reason to the form of store.Credential.LastError.

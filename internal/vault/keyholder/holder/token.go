@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"terok/internal/peer"
+	"terok/internal/problem"
 	"terok/internal/sandbox"
 	"terok/internal/vault/keyholder"
 	"terok/internal/vault/oauth"
@@ -201,7 +202,16 @@ func (h *Holder) revoke(req *keyholder.Request) keyholder.Response {
 	if h.vault == nil {
 		return locked()
 	}
-	if _, err := h.vault.Delete(k); err != nil {
+	err = h.vault.Update(h.cfg.Now(), func(t *store.Tx) error {
+		now, ok := t.Get(k)
+		defer wipe(&now)
+		if ok && digest(now.Secret) != digest(c.Secret) {
+			return problem.New("credential_replaced", problem.Conflict, "revoked; another one was stored meanwhile and is kept").WithHint("terok auth --list")
+		}
+		t.Delete(k)
+		return nil
+	})
+	if err != nil {
 		return refusalOf(err)
 	}
 	h.changed()
