@@ -37,7 +37,8 @@ type AuthResult struct {
 	State    string   `json:"state"` // ok or unverified
 	Login    string   `json:"login"` // whom the provider knows it as; "" when it does not say
 	Replaced bool     `json:"replaced"`
-	Tasks    []string `json:"tasks"` // running ones that use it from their next request on
+	Tasks    []string `json:"tasks"` // running ones that it is for
+	Late     bool     `json:"late"`  // they find it when their agent starts next, since there was none, or of another kind
 	Warnings []string `json:"-"`
 }
 
@@ -142,10 +143,17 @@ func (a *App) authStore(ctx context.Context, req AuthRequest, p *roster.Provider
 		cred.VerifiedAt = a.Now()
 	}
 	res.Login = public["account"]
+	before, err := c.List(ctx)
+	if err != nil {
+		return nil, a.vaultProblem(err)
+	}
 	if res.Replaced, err = c.Put(ctx, cred, keyholder.Secrets{Secret: got.Token.Access, Refresh: got.Token.Refresh, IDToken: got.Token.ID}); err != nil {
 		return nil, a.vaultProblem(err)
 	}
 	res.Tasks = a.tasksWith(p.Name, scope)
+	res.Late = !slices.ContainsFunc(before, func(b Credential) bool {
+		return b.Scope == scope && b.Provider == p.Name && b.Account == res.Account && b.Kind == res.Kind
+	})
 	a.note("auth_stored", map[string]string{"provider": p.Name, "scope": scope, "account": res.Account, "kind": got.Kind, "state": res.State})
 	return res, nil
 }
@@ -267,7 +275,9 @@ func (a *App) AuthBind(ctx context.Context, req AuthRequest, project string, unb
 	if unbind {
 		scope = ""
 	}
-	if err := c.Bind(ctx, project, p.Name, scope, res.Account); err != nil {
+	if err := c.Bind(ctx, project, p.Name, scope, res.Account); unbind && errors.Is(err, keyholder.ErrNoCredential) {
+		return nil, problem.New("not_bound", problem.NotFound, "%s is bound to no account of %s", project, p.Name).WithHint("terok auth --list")
+	} else if err != nil {
 		return nil, a.credentialProblem(err, p.Name, req)
 	}
 	res.Tasks = a.tasksWith(p.Name, "project:"+project)

@@ -83,6 +83,9 @@ func (a *App) Headline(t *task.Task, attached bool) []string {
 	rest := "is refused"
 	if f.Vault != nil {
 		for _, g := range f.Vault.Grants {
+			if g.Waiting {
+				continue
+			}
 			open = append(open, g.Routes[0].Host+" through the vault")
 		}
 	}

@@ -232,7 +232,7 @@ func (a *App) start(ctx context.Context, s starting) error {
 	l := s.req.launch()
 	for _, g := range s.grants {
 		if s.provider != nil && g.Provider == s.provider.Name {
-			l.Kind = g.Kind
+			l.Kind, l.SignIn = g.Kind, signIn(g.Provider, g.Scope)
 		}
 	}
 	if len(s.bundles) > 0 {
@@ -368,7 +368,7 @@ func openHosts(s starting, now time.Time) []string {
 		hosts = append(hosts, s.provider.Host()+" (your model)")
 	}
 	for _, g := range s.grants {
-		if s.provider == nil || g.Provider != s.provider.Name {
+		if !g.Waiting && (s.provider == nil || g.Provider != s.provider.Name) {
 			hosts = append(hosts, g.Routes[0].Host+" ("+strings.Join(slices.Sorted(maps.Keys(g.Auth[g.Kind].Env)), ", ")+" is set)")
 		}
 	}
@@ -464,8 +464,24 @@ func (a *App) needCredential(ctx context.Context, p *roster.Provider, pr *projec
 	if err != nil || has {
 		return err
 	}
-	return problem.New("credential_missing", problem.Locked, "no key for %s is in the vault", p.Title).
-		WithHint("terok auth %s", p.Name).With("provider", p.Name)
+	return problem.New("credential_missing", problem.Locked, "no key for %s is in the vault%s", p.Title, ownOnly(pr.Scope())).
+		WithHint("%s", signIn(p.Name, pr.Scope())).With("provider", p.Name).With("scope", pr.Scope())
+}
+
+// ownOnly says that a project which keeps to itself does not use what others share.
+func ownOnly(scope string) string {
+	if name, ok := strings.CutPrefix(scope, "project:"); ok {
+		return " for project " + name + ", which uses no shared ones"
+	}
+	return ""
+}
+
+// signIn is the command that stores a credential of a scope.
+func signIn(provider, scope string) string {
+	if name, ok := strings.CutPrefix(scope, "project:"); ok {
+		return "terok auth " + provider + " --project " + name
+	}
+	return "terok auth " + provider
 }
 
 func (a *App) gateStore() *store.Store {

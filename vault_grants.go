@@ -19,7 +19,9 @@ import (
 
 // grants are what a task may use of the vault: the provider of its agent, and every other one
 // whose credential the project may use. A forge is among them only when the project's repository
-// is there, unless vault.providers names it.
+// is there, unless vault.providers names it. A provider without a credential is among them, waiting
+// for one, when its hosts are of no use without: a task need not be made anew for a sign-in that
+// came later. What other uses share, a forge's API say, stays as it is until there is a credential.
 func (a *App) grants(ctx context.Context, p *project.Project, global config.Global, set *roster.Roster, own *roster.Provider) ([]sandbox.Grant, error) {
 	for _, name := range slices.Concat(p.Vault.Providers, slices.Sorted(maps.Keys(p.Vault.Policy))) {
 		if _, err := set.Provider(name); err != nil {
@@ -38,8 +40,9 @@ func grantsOf(p *project.Project, global config.Global, set *roster.Roster, own 
 	repos func(forge *roster.Provider) []string) []sandbox.Grant {
 	var grants []sandbox.Grant
 	add := func(pr *roster.Provider) {
-		c := stored[pr.Name]
+		c, has := stored[pr.Name]
 		g := pr.Grant(p.Scope(), c.Kind, c.Public)
+		g.Waiting = !has
 		g.ServerFetch = p.Vault.ServerFetch == "allow"
 		g.Project, g.Widen = p.Vault.Policy[pr.Name], global.Vault.AllowWiden
 		if pr.Forge != "" {
@@ -53,16 +56,25 @@ func grantsOf(p *project.Project, global config.Global, set *roster.Roster, own 
 	if own != nil {
 		add(own)
 	}
+	relayed := set.RelayedHosts()
 	for _, pr := range set.Providers() {
-		if _, ok := stored[pr.Name]; ok && pr != own && (p.Vault.Providers == nil || slices.Contains(p.Vault.Providers, pr.Name)) {
+		if pr == own || p.Vault.Providers != nil && !slices.Contains(p.Vault.Providers, pr.Name) {
+			continue
+		}
+		if _, ok := stored[pr.Name]; ok || closedWithout(pr, relayed) {
 			add(pr)
 		}
 	}
 	return grants
 }
 
+// closedWithout reports whether nothing of a provider is open to a task without its credential.
+func closedWithout(pr *roster.Provider, relayed []string) bool {
+	return !slices.ContainsFunc(pr.Hosts(), func(host string) bool { return !slices.Contains(relayed, host) })
+}
+
 // credentials are the stored credentials that the project uses, by provider. Without a provider of
-// its own a task does not need an open vault, and gets nothing of a closed one.
+// its own a task does not need an open vault; of a closed one it gets what waits for a credential.
 func (a *App) credentials(ctx context.Context, p *project.Project, set *roster.Roster, own *roster.Provider) (map[string]Credential, error) {
 	if own == nil {
 		if st, err := a.VaultStatus(ctx); err != nil || st.State != VaultUnlocked {

@@ -70,8 +70,9 @@ func TestForgeRepos(t *testing.T) {
 	}
 }
 
-// TestGrantsOf: the agent's provider always, others with a credential, a forge where the repository is;
-// the project's words reach the grant.
+// TestGrantsOf: the agent's provider always, others with a credential, a forge where the repository
+// is; and what is of no use without a credential waits for one (marked ?), unless the project names
+// others. A host that other uses share is left to them until there is one.
 func TestGrantsOf(t *testing.T) {
 	set, err := roster.Load(state.Roots{Config: t.TempDir()})
 	if err != nil {
@@ -88,19 +89,29 @@ func TestGrantsOf(t *testing.T) {
 		}
 		return nil
 	}
+	late := " blablador/api_key? coderabbit/api_key?"
 	for _, c := range []struct {
-		vault project.Vault
-		own   *roster.Provider
-		want  string
+		vault  project.Vault
+		own    *roster.Provider
+		stored map[string]Credential
+		want   string
 	}{
-		{project.Vault{}, own, "anthropic/oauth github/pat openai/api_key"},
-		{project.Vault{}, nil, "anthropic/oauth github/pat openai/api_key"},
-		{project.Vault{Providers: []string{}}, own, "anthropic/oauth"},
-		{project.Vault{Providers: []string{"gitlab", "mistral"}}, own, "anthropic/oauth gitlab/pat"},
+		{project.Vault{}, own, stored, "anthropic/oauth" + late + " github/pat kisski/api_key? mistral/api_key? openai/api_key openrouter/api_key? opper/api_key?"},
+		{project.Vault{}, nil, stored, "anthropic/oauth" + late + " github/pat kisski/api_key? mistral/api_key? openai/api_key openrouter/api_key? opper/api_key?"},
+		{project.Vault{}, nil, nil, "anthropic/api_key?" + late + " kisski/api_key? mistral/api_key? openai/api_key? openrouter/api_key? opper/api_key?"},
+		{project.Vault{Providers: []string{}}, own, stored, "anthropic/oauth"},
+		{project.Vault{Providers: []string{"gitlab", "mistral", "copilot", "sonarcloud"}}, own, stored, "anthropic/oauth gitlab/pat mistral/api_key?"},
 	} {
 		var got []string
-		for _, g := range grantsOf(&project.Project{Config: project.Config{Vault: c.vault}}, config.Defaults(), set, c.own, stored, repos) {
-			got = append(got, g.Provider+"/"+g.Kind)
+		for _, g := range grantsOf(&project.Project{Config: project.Config{Vault: c.vault}}, config.Defaults(), set, c.own, c.stored, repos) {
+			name := g.Provider + "/" + g.Kind
+			if g.Waiting {
+				name += "?"
+			}
+			got = append(got, name)
+			if _, held := g.Held(); held == g.Waiting {
+				t.Errorf("%s: programs are told: %v", name, held)
+			}
 			if g.AllRepos || g.ServerFetch || g.Widen || g.Provider == "gitlab" && len(g.Repos) != 0 || g.Provider == "github" && len(g.Repos) != 1 {
 				t.Errorf("%+v", g)
 			}

@@ -120,7 +120,7 @@ func (a *App) verifyContainer(ctx context.Context, o VerifyOptions, targets *ver
 			for _, r := range g.Routes {
 				plan.Routed = append(plan.Routed, r.Host)
 			}
-			if v, ok := verifyVault(&g); ok {
+			if v, ok := verifyVault(&g); ok && !g.Waiting {
 				plan.Vault = append(plan.Vault, v)
 			}
 		}

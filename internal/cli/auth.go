@@ -42,8 +42,8 @@ the sign-in of the vendor's own program, which runs in a container that reaches 
 provider is asked whether it takes the credential before anything is stored. Without a name there
 is a menu.
 
-Running tasks use a new credential from their next request on, and lose a revoked one within a
-second.`,
+Running tasks use a credential that replaces another from their next request on, find one that is
+new when their agent starts next, and lose a revoked one within a second.`,
 		Example: `  terok auth claude
   pass show anthropic | terok auth claude --api-key-stdin
   terok auth codex --device-auth
@@ -187,6 +187,9 @@ func (e *env) authOne(cmd *cobra.Command, o *authOptions) error {
 			fmt.Fprint(w, " · not verified")
 		}
 		fmt.Fprintln(w)
+		if res.Late {
+			return sayTasks(w, res.Tasks, "find it when their agent starts next")
+		}
 		return sayTasks(w, res.Tasks, "use it from their next request on")
 	}, warnings...)
 }

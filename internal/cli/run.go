@@ -291,8 +291,9 @@ func (e *env) cure(cmd *cobra.Command, problemErr error) (bool, error) {
 		return true, err
 	case "credential_missing":
 		name, _ := p.Details["provider"].(string)
+		scope, _ := p.Details["scope"].(string)
 		fmt.Fprintf(e.err, "%s.\n", p.Message)
-		_, err := e.authCredential(cmd, &authOptions{req: terok.AuthRequest{Name: name}})
+		_, err := e.authCredential(cmd, &authOptions{req: terok.AuthRequest{Name: name, Scope: scope}})
 		return err == nil, err
 	}
 	return false, nil

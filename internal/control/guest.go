@@ -8,6 +8,7 @@ import "terok/internal/sandbox"
 //	POST /v1/hello   Hello → Welcome; Welcome.Start only for the first hello of a container start
 //	POST /v1/ready   Ready → 204; the workspace is ready, or why not
 //	POST /v1/stay    Stay → Welcome without a start, then silence until the supervisor ends
+//	GET  /v1/credentials → Credentials, before each start of an agent
 //	GET  /v1/why?host=H&port=N → Explanation
 //	POST /v1/ask     AskQuestion → AskAnswer; waits for the operator's verdict
 
@@ -71,4 +72,11 @@ const HelloContext = "terok guest hello v1\x00"
 // Ready reports the end of the guest's preparation.
 type Ready struct {
 	Error string `json:"error,omitempty"` // "" when the workspace is ready
+}
+
+// Credentials are the providers that a start of an agent may count on now. Which tokens stand for
+// them the guest has known since the first hello: who only shares the network learns none here.
+type Credentials struct {
+	Known bool           `json:"known"` // false: the vault cannot be asked now; what was known before holds
+	Held  []sandbox.Held `json:"held"`
 }

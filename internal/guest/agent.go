@@ -42,7 +42,7 @@ const (
 // What it does is convenience for the agent and no barrier against it: everything that keeps
 // the agent in is outside the container.
 func AgentMain(args []string) int {
-	w := wrapper{home: homeDir(), dir: sandbox.AgentDir, environ: os.Environ(), grace: agentGrace}
+	w := wrapper{home: homeDir(), dir: sandbox.AgentDir, environ: os.Environ(), grace: agentGrace, credentials: credentialsFile}
 	code, err := w.main(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "terok:", err)
@@ -63,6 +63,8 @@ type wrapper struct {
 	dir     string // sandbox.AgentDir
 	environ []string
 	grace   time.Duration // between SIGTERM and SIGKILL of an agent whose time is over
+
+	credentials string // credentialsFile
 
 	headless, attach, thenShell, newSession, scripted bool
 
@@ -122,6 +124,13 @@ func (w *wrapper) main(args []string) (int, error) {
 		if why, ok := spec.Refuse[w.args[0]]; ok {
 			return agentFailed, fmt.Errorf("%s %s is refused here: %s", w.name, w.args[0], why)
 		}
+	}
+	if err := w.wire(spec); err != nil {
+		if w.thenShell {
+			fmt.Fprintln(os.Stderr, "terok:", err)
+			return w.shell()
+		}
+		return agentFailed, err
 	}
 	w.prepareEnv(spec)
 	if err := w.writeHome(spec.Home); err != nil {
@@ -254,6 +263,31 @@ func newUUID() string {
 	_, _ = rand.Read(b[:]) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// wire chooses what the agent takes with the kind of credential that the vault has for its provider.
+// An agent without one is not started to fail in its own words, unless a person wants something
+// particular of it.
+func (w *wrapper) wire(a *sandbox.Agent) error {
+	if a.Provider == "" {
+		return nil
+	}
+	c, err := readCredentials(w.credentials)
+	if err != nil {
+		return fmt.Errorf("the tokens of this start: %w", err)
+	}
+	held, ok := c.held(a.Provider)
+	wiring, usable := a.Kinds[held.Kind]
+	switch {
+	case usable:
+		a.Env, a.Home = wiring.Env, wiring.Home
+	case len(w.args) > 0:
+	case !ok:
+		return fmt.Errorf("the vault has no credential of %s for %s; a person must run on the host: %s (then start %s again)", a.Provider, w.name, a.SignIn, w.name)
+	default:
+		return fmt.Errorf("%s cannot use the credential of %s that the vault has (%s); a person must run on the host: %s", w.name, a.Provider, held.Kind, a.SignIn)
+	}
+	return nil
 }
 
 // prepareEnv adds the agent's quiet settings and the authorship, as git.authorship has it.

@@ -64,6 +64,11 @@ func (w *wrapper) runThenShell(argv []string) (int, error) {
 		fmt.Fprintf(os.Stderr, "\nterok: %s ended.", w.name)
 	}
 	fmt.Fprintf(os.Stderr, " This is a shell in the container; `%s` starts it again, `exit` ends the session.\n", w.name)
+	return w.shell()
+}
+
+// shell becomes a shell of the image.
+func (w *wrapper) shell() (int, error) {
 	for _, shell := range []string{"bash", "sh"} {
 		if path, err := w.program(shell); err == nil {
 			return w.become([]string{path})

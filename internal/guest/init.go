@@ -161,14 +161,15 @@ func lookup(env []string, key string) string {
 	return ""
 }
 
-// execMain is `terok guest exec -- CMD…`: it becomes CMD with the environment of the start.
+// execMain is `terok guest exec -- CMD…`: it becomes CMD with the environment of the start
+// and the tokens of what the vault has now.
 func execMain(args []string) int {
 	argv := command(args)
 	if len(argv) == 0 {
 		fmt.Fprintln(os.Stderr, "usage: terok guest exec -- CMD...")
 		return exitUsage
 	}
-	if err := loadEnv(envFile); err != nil {
+	if err := loadStart(); err != nil {
 		fmt.Fprintln(os.Stderr, "terok:", err)
 		return exitPrepare
 	}

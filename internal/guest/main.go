@@ -2,7 +2,7 @@
 // programs that an agent uses there.
 //
 //	terok guest init --key KEY -- CMD…   pid 1
-//	terok guest exec -- CMD…             a login with the environment of the start
+//	terok guest exec -- CMD…             a login with the environment of the start, and today's tokens
 //	terok guest agent NAME               an agent (agent.go)
 //	terok guest idle                     the command of an interactive task: waits to be stopped
 //	terok guest why HOST[:PORT]          is this reachable, and if not, why
@@ -47,7 +47,7 @@ func Main(args []string) int {
 	case "exec":
 		return execMain(rest)
 	case "agent":
-		if err := loadEnv(envFile); err != nil {
+		if err := loadStart(); err != nil {
 			fmt.Fprintln(os.Stderr, "terok:", err)
 			return exitPrepare
 		}

@@ -82,6 +82,11 @@ func prepare(ctx context.Context, s *sandbox.Start) ([]string, error) {
 			return nil, err
 		}
 	}
+	if len(s.Tokens) > 0 {
+		if err := firstCredentials(s, add); err != nil {
+			return nil, err
+		}
+	}
 	data, err := json.Marshal(add)
 	if err != nil {
 		return nil, err
@@ -155,7 +160,7 @@ func writeStartFile(f sandbox.StartFile) error {
 
 // writeNew replaces path.
 func writeNew(path string, data []byte, mode fs.FileMode) error {
-	tmp := path + ".new"
+	tmp := fmt.Sprintf("%s.new%d", path, os.Getpid()) // logins write at the same time
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type Launch struct {
 	Model      string           // "" is the agent's own choice
 	Timeout    time.Duration    // of a headless run, whole seconds; 0 is no limit
 	Kind       string           // of the provider's stored credential, "" is its usual one
+	SignIn     string           // the host's command that stores another one
 	Version    string           // of the agent's bundle, "" without one
 	Restricted bool             // leave the agent's own permission prompts on
 	Human      sandbox.Identity // the operator's git identity
@@ -123,7 +125,12 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 	if l.Restricted {
 		mode = a.Restricted
 	}
-	spec.Env, spec.Home = f.env(a.Spec.Env, mode, f.wire.Env), f.home(a.Spec.Home, f.wire.Home)
+	managed := a.managed(f, l)
+	if p == nil {
+		spec.Env, spec.Home = f.env(a.Spec.Env, mode), f.home(a.Spec.Home)
+	} else {
+		spec.Provider, spec.SignIn, spec.Kinds = p.Name, l.SignIn, a.wirings(p, l, mode, managed)
+	}
 	spec.Author, spec.Committer = Authorship(l.Authorship, spec.Author, l.Human)
 	if l.Headless {
 		spec.Timeout = int(l.Timeout / time.Second)
@@ -144,16 +151,7 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 			{Path: sandbox.TmuxConf, Mode: 0o644, Content: tmuxConf},
 		},
 		Attach: []string{sandbox.GuestProgram, "guest", "agent", "--attach", a.Name},
-		Egress: a.Egress,
-	}
-	for _, m := range a.Managed {
-		content := m.Unrestricted
-		if l.Restricted {
-			content = m.Restricted
-		}
-		if content != "" {
-			prep.Managed = append(prep.Managed, sandbox.StartFile{Path: m.Path, Mode: 0o644, Content: f.marks.Replace(content) + "\n"})
-		}
+		Egress: a.Egress, Managed: managed,
 	}
 	if a.Guide != "" {
 		prep.Files = append(prep.Files, sandbox.StartFile{Path: sandbox.AgentDir + "/" + a.Guide, Mode: 0o644, Content: instructions(l)})
@@ -166,6 +164,36 @@ func (a *Agent) Prepare(p *Provider, l Launch) (*Prepared, error) {
 		prep.Argv = []string{sandbox.GuestProgram, "guest", "agent", "--headless", a.Name}
 	}
 	return prep, nil
+}
+
+// managed are the administrative settings of a launch.
+func (a *Agent) managed(f *filler, l Launch) (files []sandbox.StartFile) {
+	for _, m := range a.Managed {
+		content := m.Unrestricted
+		if l.Restricted {
+			content = m.Restricted
+		}
+		if content != "" {
+			files = append(files, sandbox.StartFile{Path: m.Path, Mode: 0o644, Content: f.marks.Replace(content) + "\n"})
+		}
+	}
+	return files
+}
+
+// wirings are what the agent takes with each kind of its provider's credential: the one that is
+// stored can be replaced by another while the task runs. A kind that would need other administrative
+// settings than those that are mounted is none.
+func (a *Agent) wirings(p *Provider, l Launch, mode map[string]string, managed []sandbox.StartFile) map[string]sandbox.Wiring {
+	out := map[string]sandbox.Wiring{}
+	for kind := range p.Auth {
+		l.Kind = kind
+		f, err := a.filler(p, l)
+		if err != nil || !slices.Equal(a.managed(f, l), managed) {
+			continue
+		}
+		out[kind] = sandbox.Wiring{Env: f.env(a.Spec.Env, mode, f.wire.Env), Home: f.home(a.Spec.Home, f.wire.Home)}
+	}
+	return out
 }
 
 // Authorship says who is author and who committer of what the agent commits (spec: tasks.md §10).

@@ -247,7 +247,12 @@ func TestProviderFileRoutes(t *testing.T) {
 // TestPlace: what programs in the container get for a ChatGPT subscription.
 func TestPlace(t *testing.T) {
 	g := builtinProviders()["openai"].Grant("shared", sandbox.OAuth, map[string]string{"account_id": `a"1`, "account": "x@y.test", "plan": "plus"})
-	env, files := g.Place("PHANTOM")
+	token := g.Token("PHANTOM")
+	held, ok := g.Held()
+	if !ok || held.Provider != "openai" || token.Auth[sandbox.APIKey].Header != "" {
+		t.Errorf("%+v %+v", held, token)
+	}
+	env, files := token.Place(held)
 	if env["CODEX_CONNECTORS_TOKEN"] != "PHANTOM" || env["OPENAI_API_KEY"] != "" || len(files) != 1 {
 		t.Fatal(env, files)
 	}
@@ -264,5 +269,12 @@ func TestPlace(t *testing.T) {
 	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil || !strings.Contains(string(claims), `"email":"x@y.test"`) || !strings.Contains(string(claims), `"chatgpt_user_id":""`) {
 		t.Errorf("%s %v", claims, err)
+	}
+	// The same token, once there is a credential of another kind; and of one that nobody knows.
+	if env, files := token.Place(sandbox.Held{Provider: "openai", Kind: sandbox.APIKey}); env["OPENAI_API_KEY"] != "PHANTOM" || len(env) != 1 || len(files) != 0 {
+		t.Error(env, files)
+	}
+	if env, files := token.Place(sandbox.Held{Provider: "openai", Kind: "cookie"}); len(env)+len(files) != 0 {
+		t.Error(env, files)
 	}
 }

@@ -95,7 +95,16 @@ func launched(t *testing.T, agent, provider string, l Launch) (sandbox.Agent, *P
 	if err != nil {
 		t.Fatalf("%s with %s: %v", agent, provider, err)
 	}
-	return specOf(t, prep, agent), prep
+	return wired(specOf(t, prep, agent), p, l.Kind), prep
+}
+
+// wired is what the wrapper makes of an agent when the vault has a credential of a kind.
+func wired(spec sandbox.Agent, p *Provider, kind string) sandbox.Agent {
+	if kind == "" {
+		kind = p.Kinds[0]
+	}
+	spec.Env, spec.Home = spec.Kinds[kind].Env, spec.Kinds[kind].Home
+	return spec
 }
 
 // TestEveryPairIsReady: for each agent and each provider it can use a launch leaves no mark of the
@@ -115,7 +124,10 @@ func TestEveryPairIsReady(t *testing.T) {
 					t.Errorf("%s with %s (%s): %v", a.Name, p.Name, kind, err)
 					continue
 				}
-				spec := specOf(t, prep, a.Name)
+				if spec := specOf(t, prep, a.Name); spec.Provider != p.Name || len(spec.Kinds) == 0 {
+					t.Errorf("%s with %s: for %q, kinds %v", a.Name, p.Name, spec.Provider, spec.Kinds)
+				}
+				spec := wired(specOf(t, prep, a.Name), p, kind)
 				all, _ := json.Marshal(spec)
 				text := strings.NewReplacer("{id}", "", "{file}", "", "{prompt}", "", "{model}", "", "{qualified}", "").Replace(string(all))
 				for _, mark := range []string{"{provider}", "{title}", "{host}", "{base}", "{key}", "{wire}", "{bundle}", "{version}", "{arch}", "{instructions}", "{env:}"} {
@@ -283,7 +295,7 @@ model: [--model, "{model}"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := specOf(t, prep, "mine")
+	spec := wired(specOf(t, prep, "mine"), p, "")
 	if spec.Env["MINE_URL"] != "https://api.openai.com/v1" || spec.Env["MINE_KEY"] != "{env:OPENAI_API_KEY}" || spec.Home[0].Content != `{"model":"m"}` || spec.Home[0].Mode != 0o600 {
 		t.Errorf("%+v", spec)
 	}
@@ -322,5 +334,28 @@ func TestInstallations(t *testing.T) {
 	}
 	if _, err := r.Agent("kisski"); problem.Of(err).Hint != "terok run copilot|opencode|pi --provider kisski" {
 		t.Errorf("%v", problem.Of(err).Hint)
+	}
+}
+
+// TestKinds: what an agent takes with each kind of its provider's credential is there from the start,
+// whichever was stored then; a kind that it cannot use is not.
+func TestKinds(t *testing.T) {
+	for _, stored := range []string{sandbox.APIKey, sandbox.OAuth} {
+		spec, _ := launched(t, "codex", "openai", Launch{Kind: stored, SignIn: "terok auth openai"})
+		key, sign := spec.Kinds[sandbox.APIKey], spec.Kinds[sandbox.OAuth]
+		if len(spec.Kinds) != 2 || len(key.Home) != 1 || len(sign.Home) != 0 || spec.SignIn != "terok auth openai" {
+			t.Errorf("codex, launched with %s: %+v", stored, spec.Kinds)
+		}
+	}
+	if spec, _ := launched(t, "pi", "openai", Launch{}); len(spec.Kinds) != 1 || spec.Kinds[sandbox.APIKey].Env["PI_OFFLINE"] != "1" {
+		t.Errorf("pi cannot use a subscription: %+v", spec.Kinds)
+	}
+	r := load(t, nil)
+	a, err := r.Agent("shell")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if prep, err := a.Prepare(nil, Launch{}); err != nil || specOf(t, prep, "shell").Provider != "" {
+		t.Error("a shell needs no credential", err)
 	}
 }

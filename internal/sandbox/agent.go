@@ -40,12 +40,21 @@ type Agent struct {
 	Resume       []string          `json:"resume,omitempty"`       // instead, to go on; "{id}" is the stored one. Without NewSession: the agent's last session
 	SessionFile  string            `json:"session_file,omitempty"` // glob below the home directory, "{id}"; only if it exists the session is resumed
 	Refuse       map[string]string `json:"refuse,omitempty"`       // first argument → what to say instead
-	Env          map[string]string `json:"env,omitempty"`          // quiet settings and the provider; marks as in HomeFile
-	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent
+	Provider     string            `json:"provider,omitempty"`     // whose credential it needs; "" is none
+	SignIn       string            `json:"sign_in,omitempty"`      // the host's command that stores one
+	Kinds        map[string]Wiring `json:"kinds,omitempty"`        // what each kind of that credential that it can use takes; it cannot use others
+	Env          map[string]string `json:"env,omitempty"`          // quiet settings, without a provider; marks as in HomeFile
+	Home         []HomeFile        `json:"home,omitempty"`         // written before each start of the agent, without a provider
 	Author       Identity          `json:"author"`                 // git author of the agent's commits
 	Committer    Identity          `json:"committer"`              // git committer of the agent's commits
 	Restricted   bool              `json:"restricted,omitempty"`   // no Permission args
 	Timeout      int               `json:"timeout,omitempty"`      // seconds that a headless run may take, 0 for no limit
+}
+
+// Wiring is what an agent is started with to use its provider with one kind of credential.
+type Wiring struct {
+	Env  map[string]string `json:"env,omitempty"`
+	Home []HomeFile        `json:"home,omitempty"`
 }
 
 // HomeFile is a file below the home directory that the wrapper writes before it starts the

@@ -98,6 +98,9 @@ type Start struct {
 	// Filled in by the supervisor at each start, never in the sandbox file.
 	CA        string `json:"ca,omitempty"`         // PEM of the certificate that signs routed hosts
 	GateToken string `json:"gate_token,omitempty"` // answers of the git credential helper
+
+	Tokens []Token `json:"tokens,omitempty"` // phantoms of every provider that the task may use
+	Held   []Held  `json:"held,omitempty"`   // those that programs are told of; later ones by control.Credentials
 }
 
 // StartFile is a file that the guest writes inside the container.

@@ -58,7 +58,8 @@ type Grant struct {
 	Scope    string            `json:"scope"`    // credential scope, "shared" or "project:<name>"
 	Kind     string            `json:"kind"`     // of the credential at launch; the first of the provider when there was none
 	Public   map[string]string `json:"public,omitempty"`
-	Auth     map[string]Auth   `json:"auth"` // by kind of credential
+	Waiting  bool              `json:"waiting,omitempty"` // at launch there was no credential: programs are told of none
+	Auth     map[string]Auth   `json:"auth"`              // by kind of credential
 	Routes   []Route           `json:"routes"`
 	Serves   map[string]string `json:"serves,omitempty"` // protocol → path that it stands below
 	Prices   map[string]Price  `json:"prices,omitempty"` // by model
@@ -140,20 +141,49 @@ type Exchange struct {
 	Hosts   []string `json:"hosts"`             // routed hosts where the new phantom is good; "*.example.com" is any below
 }
 
-// Place returns what a container's programs get of a grant whose phantom is given: variables and
-// files. Kind and public data are those of the grant.
-func (g *Grant) Place(phantom string) (env map[string]string, files []StartFile) {
-	a := g.Auth[g.Kind]
+// Held says that the vault has a credential for a provider of the task, as far as the container may
+// know.
+type Held struct {
+	Provider string            `json:"provider"`
+	Kind     string            `json:"kind"`
+	Public   map[string]string `json:"public,omitempty"`
+}
+
+// Held is what the launch knew of the grant's credential; false when there was none.
+func (g *Grant) Held() (Held, bool) {
+	return Held{g.Provider, g.Kind, g.Public}, !g.Waiting
+}
+
+// Token is the phantom of one provider and where programs in the container look for it.
+type Token struct {
+	Provider string          `json:"provider"`
+	Phantom  string          `json:"phantom"`
+	Auth     map[string]Auth `json:"auth"` // by kind of credential: Env, Files and Claims only
+}
+
+// Token is what the guest gets of a grant.
+func (g *Grant) Token(phantom string) Token {
+	t := Token{Provider: g.Provider, Phantom: phantom, Auth: make(map[string]Auth, len(g.Auth))}
+	for kind, a := range g.Auth {
+		t.Auth[kind] = Auth{Env: a.Env, Files: a.Files, Claims: a.Claims}
+	}
+	return t
+}
+
+// Place returns what programs get of a token while the vault has such a credential: variables and
+// files. A kind that the token does not know gets nothing.
+func (t *Token) Place(h Held) (env map[string]string, files []StartFile) {
+	a := t.Auth[h.Kind]
 	env = make(map[string]string, len(a.Env))
 	for k, v := range a.Env {
-		env[k] = strings.ReplaceAll(v, PhantomMark, phantom)
+		env[k] = strings.ReplaceAll(v, PhantomMark, t.Phantom)
 	}
 	if len(a.Files) == 0 {
 		return env, nil
 	}
-	marks := []string{PhantomMark, phantom}
-	for _, name := range slices.Sorted(maps.Keys(g.Public)) {
-		marks = append(marks, "{public."+name+"}", quoted(g.Public[name]))
+	marks := []string{PhantomMark, t.Phantom}
+	for _, name := range slices.Sorted(maps.Keys(h.Public)) {
+		marks = append(marks, "{public."+name+"}", quoted(h.Public[name]))
 	}
 	claims := strings.NewReplacer(marks...).Replace(a.Claims)
 	marks = append(marks, JWTMark, unsigned(dropMarks(claims)))

@@ -229,34 +229,35 @@ func (a *account) revoked(f *front.Front, phantoms map[string]string) {
 	}
 }
 
-// askOwner is how long the keyholder may take to say whose a phantom is.
-const askOwner = 10 * time.Second
+// askOwner is how long the keyholder may take to say whose a phantom is. The request waits for it.
+const askOwner = 2 * time.Second
 
-// strayed raises the alert about a whole phantom of somebody else that this container used: its
-// owner, if a running container has it, is told and revokes it.
-func (s *service) strayed(token string) {
-	ctx, cancel := context.WithTimeout(context.Background(), askOwner)
+// strayed raises the alert about a whole phantom of somebody else that this container used, and
+// says whose it is: its owner, if a running container has it, is told and revokes it.
+func (s *service) strayed(ctx context.Context, token string) (owner string) {
+	ctx, cancel := context.WithTimeout(ctx, askOwner)
 	defer cancel()
 	owner, err := s.session.Owner(ctx, token)
 	if err != nil { // a locked vault: then the token opens nothing either
 		log.Printf("whose a token is: %v", err)
 	}
 	if !s.account.fresh("stray " + owner) {
-		return
+		return owner
 	}
 	e := audit.Event{Ev: "vault_leak", Actor: "workload", Reason: front.LeakForeign, Detail: map[string]string{"grant": front.Handle(token)}}
 	if owner != "" {
 		e.Detail["owner"] = owner
 	}
 	s.ledger.Record(e)
+	return owner
 }
 
 // betrayed revokes a phantom of this container that another one used.
-func (s *service) betrayed(phantom string) {
+func (s *service) betrayed(phantom, by string) {
 	for provider, own := range s.hand.Phantoms {
 		if own == phantom && len(s.revoke(provider, "it leaked to another container", true)) > 0 {
 			s.ledger.Record(audit.Event{Ev: "vault_leak", Actor: "auto", Provider: provider, Reason: "phantom_leaked", Verdict: "deny",
-				Detail: map[string]string{"grant": front.Handle(phantom)}})
+				Detail: map[string]string{"grant": front.Handle(phantom), "user": by}})
 		}
 	}
 }
@@ -308,7 +309,7 @@ func (s *service) revoke(provider, why string, now bool) []string {
 }
 
 // RevokeCredentials makes the task's phantoms worth nothing until the container's next start.
-func (s *service) RevokeCredentials(_ context.Context, c control.Revocation) (control.Revoked, error) {
+func (s *service) RevokeCredentials(ctx context.Context, c control.Revocation) (control.Revoked, error) {
 	if s.front == nil {
 		return control.Revoked{}, problem.New("no_credentials", problem.NotFound, "this container has no credentials")
 	}
@@ -316,11 +317,27 @@ func (s *service) RevokeCredentials(_ context.Context, c control.Revocation) (co
 		return control.Revoked{}, problem.New("no_credentials", problem.NotFound, "this container has no credential of %q; it has %s", c.Provider,
 			strings.Join(slices.Sorted(maps.Keys(s.hand.Phantoms)), ", "))
 	}
+	// Those of providers without a credential go too, and are not worth a word.
+	told := s.told(ctx)
 	done := s.revoke(c.Provider, "by the operator", c.Now)
+	done = slices.DeleteFunc(done, func(p string) bool { return p != c.Provider && !told[p] })
 	for _, p := range done {
 		s.ledger.Record(audit.Event{Ev: "vault_revoked", Actor: "operator", Provider: p, Reason: "user", Via: c.Via,
 			Detail: map[string]string{"grant": front.Handle(s.hand.Phantoms[p])}})
 	}
 	slices.Sort(done)
 	return control.Revoked{Providers: append([]string{}, done...)}, nil
+}
+
+// told are the providers whose tokens programs here were told of, as far as can be known now.
+func (s *service) told(ctx context.Context) map[string]bool {
+	told := map[string]bool{}
+	now := s.held(ctx)
+	for _, h := range now.Held {
+		told[h.Provider] = true
+	}
+	for _, g := range s.hand.File.Vault.Grants {
+		told[g.Provider] = told[g.Provider] || !now.Known && !g.Waiting
+	}
+	return told
 }

@@ -6,10 +6,8 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +28,7 @@ type guestAPI struct {
 	record audit.Recorder
 	say    func(op byte) error    // to the parent
 	offer  func(box []byte) error // to the parent: what a guest brought back
+	held   func(context.Context) control.Credentials
 	why    func(control.Target) control.Explanation
 	ask    func(context.Context, control.AskQuestion) control.AskAnswer
 
@@ -58,6 +57,7 @@ func (g *guestAPI) handler() http.Handler {
 	mux.HandleFunc("POST /v1/hello", g.hello)
 	mux.HandleFunc("POST /v1/ready", g.markReady)
 	mux.HandleFunc("POST /v1/stay", g.stay)
+	mux.HandleFunc("GET /v1/credentials", func(w http.ResponseWriter, r *http.Request) { answer(w, g.held(r.Context())) })
 	mux.HandleFunc("GET /v1/why", g.explain)
 	mux.HandleFunc("POST /v1/ask", g.question)
 	return mux
@@ -141,22 +141,43 @@ func (g *guestAPI) stay(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
+// heldWithin bounds the question to the keyholder; settling is how long after its start a worker may
+// still get its first connection to one.
+const (
+	heldWithin = 2 * time.Second
+	settling   = 2 * time.Second
+)
+
+// held says for which providers the vault has a credential now, as an agent that starts wants to
+// know. While the vault is locked nobody knows.
+func (s *service) held(ctx context.Context) control.Credentials {
+	none := control.Credentials{Held: []sandbox.Held{}}
+	if s.session == nil || s.hand.File.Vault == nil {
+		return none
+	}
+	first, cancel := context.WithDeadline(ctx, s.started.Add(settling))
+	attached(first, s.session)
+	cancel()
+	ctx, cancel = context.WithTimeout(ctx, heldWithin)
+	defer cancel()
+	list, err := s.session.Held(ctx)
+	if err != nil {
+		return none
+	}
+	return control.Credentials{Known: true, Held: append(none.Held, list...)}
+}
+
 // start is the sandbox file's with what belongs to this container start only.
 func (g *guestAPI) start() *sandbox.Start {
 	s := g.hand.File.Start
-	env := make(map[string]string, len(s.Env))
-	for k, v := range s.Env {
-		env[k] = v
-	}
 	if v := g.hand.File.Vault; v != nil {
-		s.Files = slices.Clone(s.Files)
 		for _, grant := range v.Grants {
-			vars, files := grant.Place(g.hand.Phantoms[grant.Provider])
-			maps.Copy(env, vars)
-			s.Files = append(s.Files, files...)
+			s.Tokens = append(s.Tokens, grant.Token(g.hand.Phantoms[grant.Provider]))
+			if held, ok := grant.Held(); ok {
+				s.Held = append(s.Held, held)
+			}
 		}
 	}
-	s.Env = env
 	s.GateToken = g.hand.GateToken
 	if len(g.hand.Authority) > 0 {
 		if ca, err := front.UnmarshalAuthority(g.hand.Authority); err == nil {

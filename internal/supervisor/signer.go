@@ -59,13 +59,17 @@ func (s *signer) Keys(ctx context.Context) ([]ssh.Identity, error) {
 	return s.session.SSHKeys(ctx)
 }
 
-// attached waits for the keyholder's connection.
 func (s *signer) attached(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, attachWithin)
 	defer cancel()
+	attached(ctx, s.session)
+}
+
+// attached waits for the keyholder's connection, as long as ctx lets it.
+func attached(ctx context.Context, session *keyholder.Session) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for s.session.State() != "unlocked" {
+	for session.State() != "unlocked" {
 		select {
 		case <-ctx.Done():
 			return

@@ -150,7 +150,7 @@ func newService(h *handover, l *link) (*service, error) {
 	}
 	s.gitGate()
 	s.guest = &guestAPI{hand: h, record: s.ledger, why: s.explain, ask: s.ask, served: h.Served, ready: h.GuestReady,
-		say:   func(op byte) error { return l.say(op, nil) },
+		say: func(op byte) error { return l.say(op, nil) }, held: s.held,
 		offer: func(box []byte) error { return l.sayBlock(opSealed, box) }}
 	s.apiDoor = newDoor(sandbox.ServiceHost, sandbox.GuestPort)
 	s.dnsDoor = newDoor(sandbox.ResolverAddr, 53)
@@ -231,7 +231,7 @@ func (s *service) vault(lookup *dns.Lookup) error {
 	}
 	d := &upstreamDialer{lookup: lookup.LookupHost, rules: s.rules}
 	s.front, err = front.New(front.Config{Grants: grants, Authority: ca, Credentials: s.session.Credential, Renew: s.session.Renew,
-		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, Leaked: func(token string) { go s.strayed(token) }, NoBatches: len(s.account.budgets) > 0,
+		Dial: d.dial, Record: s.ledger, Admit: s.account.admit, Used: s.account.used, Leaked: s.strayed, NoBatches: len(s.account.budgets) > 0,
 		Limits: front.Limits{PerMinute: v.Limits.PerMinute, Burst: v.Limits.Burst, Concurrent: v.Limits.Concurrent, Body: v.Limits.Body}})
 	if err == nil {
 		s.account.revoked(s.front, s.hand.Phantoms)

@@ -1,16 +1,19 @@
 package tasks
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"terok/internal/sandbox"
 )
 
 // TestNoRealKeyAnywhere: acceptance 5, while the real Claude Code is in the middle of its work the
 // real key is nowhere in or of its container; the same search finds the phantom, which is worth
-// nothing elsewhere and nothing afterwards.
+// nothing elsewhere and nothing afterwards. spec/vault.md §10: 9.
 func TestNoRealKeyAnywhere(t *testing.T) {
 	t.Parallel()
 	tr := newTree(t)
@@ -73,7 +76,7 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 		{"own phantom", task, mine, "200"},
 		{"own phantom of the other", other, theirs, "200"},
 		{"own phantom of the third", third, strayed, "200"},
-		{"phantom of another task", other, strayed, "401"},
+		{"phantom of another task", other, strayed, "403"},
 		{"foreign key", task, "sk-ant-api03-foreign-0123456789abcdef", "403"},
 		{"the real key itself", task, tr.key, "403"},
 	} {
@@ -82,6 +85,20 @@ func TestNoRealKeyAnywhere(t *testing.T) {
 		}
 	}
 	tr.wait(10*time.Second, "the strayed phantom is revoked", func() bool { return ask(t, third, strayed) == "401" })
+	// Each alert names the other.
+	for _, c := range []struct{ task, says string }{{other.ID, `"owner":"greet/` + third.ID + `"`}, {third.ID, `"user":"greet/` + other.ID + `"`}} {
+		tr.wait(10*time.Second, "the alert", func() bool {
+			ledger, err := os.ReadFile(sandbox.LedgerPath(filepath.Join(tr.data(), "projects", "greet", "tasks", c.task)))
+			return err == nil && strings.Contains(string(ledger), "vault_leak") && strings.Contains(string(ledger), c.says) && !strings.Contains(string(ledger), strayed)
+		})
+	}
+	// An unknown secret behind a handle that is known says nothing, and harms nobody.
+	if code := ask(t, other, mine[:len(mine)-8]+"aaaaaaaa"); code != "401" {
+		t.Errorf("a known handle with a wrong secret: %s", code)
+	}
+	if code := ask(t, task, mine); code != "200" {
+		t.Errorf("the task whose handle that is: %s", code)
+	}
 	// A task that commits what is in its environment: the push is refused, the token is worth nothing until
 	// the next start, and the operator reads of it. Spec/vault.md §10: 5.
 	if said := inside(t, other, `cd /workspace && cp /run/terok/env.json env.json && git add env.json && git commit -qm env && git push origin HEAD 2>&1; true`); !strings.Contains(said, "env.json holds a secret: phantom token of terok") {

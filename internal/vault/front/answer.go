@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"terok/internal/vault/keyholder"
 )
@@ -40,13 +41,24 @@ func credentialRefusal(rt *route, err error) *refusal {
 	case errors.Is(err, keyholder.ErrLocked):
 		return refuse(http.StatusServiceUnavailable, "vault_locked", "the vault is locked; a person must run on the host: terok vault unlock")
 	case errors.Is(err, keyholder.ErrNoCredential), errors.Is(err, keyholder.ErrNotGranted):
-		return refuse(http.StatusForbidden, "credential_missing", "no credential is stored for "+rt.Provider+"; a person must run on the host: terok auth "+rt.Provider)
+		return refuse(http.StatusForbidden, "credential_missing", "no credential is stored for "+rt.Provider+"; a person must run on the host: "+
+			rt.signIn()+" (an agent finds it when it starts next)")
 	case errors.Is(err, keyholder.ErrReauth):
-		return refuse(http.StatusForbidden, "reauth_required", "the sign-in at "+rt.Provider+" has ended; a person must run on the host: terok auth "+rt.Provider)
+		return refuse(http.StatusForbidden, "reauth_required", "the sign-in at "+rt.Provider+" has ended; a person must run on the host: "+rt.signIn())
 	case errors.Is(err, keyholder.ErrRefresh):
 		return refuse(http.StatusServiceUnavailable, "refresh_unavailable", "the token has ended and "+rt.Provider+" gives no new one now; a person can look on the host: terok auth --list")
 	}
 	return refuse(http.StatusServiceUnavailable, "vault_unavailable", "the vault does not answer; a person can look on the host: terok vault status")
+}
+
+// signIn is the command that stores the credential of a grant: a project that keeps to itself never
+// uses the shared one.
+func (g *grant) signIn() string {
+	command := "terok auth " + g.Provider
+	if project, ok := strings.CutPrefix(g.Scope, "project:"); ok {
+		command += " --project " + project
+	}
+	return command
 }
 
 // upstreamRefusal says what went wrong between the host and the provider, without addresses.

@@ -80,8 +80,8 @@ func (f *Front) stranger(ctx context.Context, s *site, value string) *refusal {
 		tell(LeakForeign, "") // one for all of them: each costs the container nothing to make up
 	}
 	if f.canary.wrong.take(f.cfg.Now()) == 0 {
-		if ValidPhantom(token) && f.cfg.Leaked != nil {
-			f.cfg.Leaked(token)
+		if ValidPhantom(token) && f.cfg.Leaked != nil && f.cfg.Leaked(ctx, token) != "" {
+			return refuse(http.StatusForbidden, "wrong_container", "the token belongs to another task; it is revoked there")
 		}
 		return nil
 	}

@@ -95,8 +95,9 @@ type Config struct {
 	// NoBatches refuses requests whose cost is not in their answer.
 	NoBatches bool
 	// Leaked is told of whole phantoms that this container used and does not own, a few in a minute,
-	// and raises the alert. nil: the front does.
-	Leaked func(token string)
+	// raises the alert, and says which task owns one, "" when nobody is known to. nil: the front
+	// raises it.
+	Leaked func(ctx context.Context, token string) (owner string)
 	Limits Limits
 	Now    func() time.Time // nil: time.Now
 }

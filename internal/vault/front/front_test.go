@@ -282,6 +282,8 @@ func mustNotReach(t *testing.T) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { t.Errorf("reached upstream: %s %s", r.Method, r.URL) }
 }
 
+// TestRefusals: what a container may not send; nothing of it reaches the provider.
+// spec/vault.md §10: 11 (the markers that every broker of an older version took).
 func TestRefusals(t *testing.T) {
 	r := newRig(t, mustNotReach(t), func(c *Config, _ *httptest.Server) {
 		rt := &c.Grants[0].Routes[0]
@@ -301,6 +303,13 @@ func TestRefusals(t *testing.T) {
 	}{
 		{name: "no token", change: func(q *http.Request) { q.Header.Del("X-Api-Key") }, status: 401, code: "missing_token"},
 		{name: "wrong token", change: func(q *http.Request) { q.Header.Set("X-Api-Key", NewPhantom()) }, status: 401, code: "invalid_token"},
+		{name: "marker of old for Claude", change: func(q *http.Request) {
+			q.Header.Set("X-Api-Key", "terok-proxy-phantom-token:vault-handles-real-auth")
+		}, status: 401, code: "invalid_token"},
+		{name: "marker of old for Codex", change: func(q *http.Request) {
+			q.Header.Del("X-Api-Key")
+			q.Header.Set("Authorization", "Bearer terok-proxy-codex-oauth-marker:vault-handles-real-auth")
+		}, status: 401, code: "invalid_token"},
 		{name: "real looking key", change: func(q *http.Request) { q.Header.Set("X-Api-Key", "sk-ant-api03-attacker") }, status: 403, code: "foreign_credential"},
 		{name: "phantom with a tail", change: func(q *http.Request) { q.Header.Set("X-Api-Key", r.phantom+"a") }, status: 401, code: "invalid_token"},
 		{name: "phantom and a foreign bearer", change: func(q *http.Request) { q.Header.Set("Authorization", "Bearer sk-attacker") }, status: 403, code: "foreign_credential"},
@@ -508,5 +517,42 @@ func TestAnthropicErrorShapeAndLock(t *testing.T) {
 		if (tt.status == 503) != (resp.Header.Get("Retry-After") == "15") {
 			t.Errorf("retry-after %q", resp.Header.Get("Retry-After"))
 		}
+	}
+}
+
+// TestWaiting: where the vault has no credential, programs were told of no token; a request without
+// one is told what is missing and what cures it, in the provider's words, and once there is a
+// credential the same request is only a request without a token. spec/vault.md §10: 17.
+func TestWaiting(t *testing.T) {
+	r := newRig(t, mustNotReach(t), func(c *Config, _ *httptestServer) {
+		c.Grants[0].Scope, c.Grants[0].Waiting, c.Grants[0].Serves = "project:shop", true, map[string]string{sandbox.AnthropicMessages: "/"}
+	})
+	ask := func(phantom string) (int, string, string) {
+		t.Helper()
+		req := r.request("POST", "/v1/messages", `{"messages":[]}`)
+		req.Header.Del("X-Api-Key")
+		if phantom != "" {
+			req.Header.Set("X-Api-Key", phantom)
+		}
+		resp, body := r.do(req)
+		return resp.StatusCode, resp.Header.Get("X-Terok-Broker"), string(body)
+	}
+	r.lock(keyholder.ErrNoCredential)
+	for _, phantom := range []string{"", r.phantom} {
+		status, code, body := ask(phantom)
+		if status != 403 || code != "credential_missing" || !strings.Contains(body, "terok auth anthropic --project shop") || !strings.Contains(body, `"type":"permission_error"},"type":"error"`) {
+			t.Errorf("%q: %d %s %s", phantom, status, code, body)
+		}
+	}
+	if status, code, _ := ask("sk-ant-api03-attacker"); status != 403 || code != "foreign_credential" {
+		t.Errorf("somebody else's key: %d %s", status, code)
+	}
+	r.lock(keyholder.ErrLocked)
+	if status, code, _ := ask(""); status != 401 || code != "missing_token" {
+		t.Errorf("nobody knows: %d %s", status, code)
+	}
+	r.lock(nil)
+	if status, code, _ := ask(""); status != 401 || code != "missing_token" {
+		t.Errorf("with a credential: %d %s", status, code)
 	}
 }

@@ -116,7 +116,7 @@ func (f *Front) tokenRequest(w http.ResponseWriter, r *http.Request, s *site, x 
 	}
 	params := tokenParams(r.Header.Get("Content-Type"), body)
 	if params["grant_type"] != "refresh_token" {
-		f.answer(w, r, x, refuse(http.StatusForbidden, "path_denied", "signing in belongs on the host: terok auth "+x.route.Provider))
+		f.answer(w, r, x, refuse(http.StatusForbidden, "path_denied", "signing in belongs on the host: "+x.route.signIn()))
 		return true
 	}
 	for _, rt := range routes {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -140,10 +139,7 @@ func (f *Front) addRoute(gr *grant, r sandbox.Route) error {
 	key := target{r.Host, r.Port}
 	s := f.sites[key]
 	if s == nil {
-		s = &site{host: r.Host, port: r.Port}
-		if s.tls, err = f.serverTLS(r.Host); err != nil {
-			return err
-		}
+		s = &site{host: r.Host, port: r.Port, tls: f.serverTLS(r.Host)}
 		f.sites[key] = s
 	}
 	for _, other := range s.routes {
@@ -204,11 +200,9 @@ func upstreamURL(r sandbox.Route) (*url.URL, error) {
 }
 
 func (f *Front) newTransport(rt *route) (*http.Transport, error) {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("system certificates: %w", err)
-	}
+	roots := f.roots
 	if rt.CAFile != "" {
+		roots = roots.Clone()
 		data, err := os.ReadFile(rt.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"terok/internal/text"
+	"terok/internal/vault/keyholder"
 )
 
 // A request says by its phantom which provider is meant, and may carry no other credential
@@ -44,7 +46,7 @@ func (f *Front) identify(ctx context.Context, s *site, h http.Header, rawQuery s
 	for _, c := range list {
 		g, k := f.owner(c.value, s.host)
 		switch {
-		case g == nil && FindPhantom(c.value) != "", g == nil && strings.HasPrefix(c.value, PhantomPrefix):
+		case g == nil && FindPhantom(c.value) != "", g == nil && strings.HasPrefix(c.value, tokenFamily):
 			if ref := f.stranger(ctx, s, c.value); ref != nil {
 				return nil, nil, ref
 			}
@@ -61,6 +63,9 @@ func (f *Front) identify(ctx context.Context, s *site, h http.Header, rawQuery s
 		own, child = g, k
 	}
 	if own == nil {
+		if ref := f.waiting(ctx, s); ref != nil {
+			return nil, nil, ref
+		}
 		return nil, nil, refuse(http.StatusUnauthorized, "missing_token", "the request carries no token of this task; agents and tools find theirs in the environment")
 	}
 	for _, rt := range s.routes {
@@ -69,6 +74,22 @@ func (f *Front) identify(ctx context.Context, s *site, h http.Header, rawQuery s
 		}
 	}
 	return nil, nil, refuse(http.StatusForbidden, "no_route", "the token is for "+own.Provider+", which is not at "+s.host)
+}
+
+// tokenFamily begins every token that terok, of whatever version, ever put in a credential's place:
+// one that is not of this start is no credential of its own.
+const tokenFamily = "terok-"
+
+// waiting is the refusal of a request without a token to a host for which the vault has no
+// credential: then programs here were told of no token. It is nil where there is one, or where
+// nobody can say.
+func (f *Front) waiting(ctx context.Context, s *site) *refusal {
+	for _, rt := range s.routes {
+		if _, err := f.cfg.Credentials(ctx, rt.Provider); !errors.Is(err, keyholder.ErrNoCredential) {
+			return nil
+		}
+	}
+	return credentialRefusal(s.routes[0], keyholder.ErrNoCredential)
 }
 
 // owner is the grant whose phantom this is, or whose child's that is good at host. Every

@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ type Front struct {
 	grants   []*grant
 	accounts map[string]*account // by provider
 	canary   *canary
+	roots    *x509.CertPool // of the system
 	server   *http.Server
 	conns    *handover
 	serving  sync.WaitGroup
@@ -54,6 +56,10 @@ func New(cfg Config) (*Front, error) {
 	f := &Front{cfg: cfg, sites: map[target]*site{}, accounts: map[string]*account{}, conns: newHandover(),
 		unpacking: make(chan struct{}, maxUnpacking),
 		canary:    newCanary(cfg.Limits.WrongDelay)}
+	var err error
+	if f.roots, err = x509.SystemCertPool(); err != nil {
+		return nil, fmt.Errorf("front: system certificates: %w", err)
+	}
 	for _, g := range cfg.Grants {
 		if err := f.addGrant(g); err != nil {
 			f.closeRoutes()
@@ -222,23 +228,20 @@ func (addr) String() string  { return "front" }
 
 // serverTLS is the configuration for exactly one name. Each name has its own, so a session ticket
 // of one host resumes nothing at another, and GetConfigForClient, unlike GetCertificate, is asked
-// for resumed sessions too.
-func (f *Front) serverTLS(host string) (*tls.Config, error) {
-	leaf, err := f.cfg.Authority.leaf(host, f.cfg.Now())
-	if err != nil {
-		return nil, err
-	}
+// for resumed sessions too. The leaf is made for the first connection: most hosts of a task see none.
+func (f *Front) serverTLS(host string) *tls.Config {
+	leaf := sync.OnceValues(func() (*tls.Certificate, error) { return f.cfg.Authority.leaf(host, f.cfg.Now()) })
 	return &tls.Config{
-		Certificates: []tls.Certificate{*leaf},
-		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return leaf() },
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if hello.ServerName != host {
 				return nil, errors.New("SNI is not the name of the connection")
 			}
 			return nil, nil
 		},
-	}, nil
+	}
 }
 
 func portString(p uint16) string { return strconv.Itoa(int(p)) }

@@ -269,20 +269,37 @@ func TestGuessing(t *testing.T) {
 	}
 }
 
-// A whole phantom of somebody else is noticed, and said to whom it may concern.
+// A whole phantom of somebody else is noticed, and said to whom it may concern. Where a running task
+// owns it, the request is refused as that. spec/vault.md §10: 9.
 func TestForeignPhantom(t *testing.T) {
 	leaked := make(chan string, 10)
-	r := newRig(t, mustNotReach(t), func(c *Config, _ *httptestServer) { c.Leaked = func(token string) { leaked <- token } })
+	owner := "p/t1"
+	r := newRig(t, mustNotReach(t), func(c *Config, _ *httptestServer) {
+		c.Leaked = func(_ context.Context, token string) string { leaked <- token; return owner }
+	})
 	other := NewPhantom()
-	for _, value := range []string{other, "Bearer " + other, "sk-ant-oat01-" + other} {
+	try := func(value string) (status int, code string) {
 		req := r.request("GET", "/v1/models", "")
 		req.Header.Set("X-Api-Key", value)
-		if resp, _ := r.do(req); resp.StatusCode/100 != 4 {
-			t.Error(resp.Status)
+		resp, _ := r.do(req)
+		return resp.StatusCode, resp.Header.Get("X-Terok-Broker")
+	}
+	for _, value := range []string{other, "Bearer " + other, "sk-ant-oat01-" + other} {
+		if status, code := try(value); status != 403 || code != "wrong_container" {
+			t.Errorf("a running task's: %d %s", status, code)
 		}
 		if got := <-leaked; got != other {
 			t.Errorf("%q", got)
 		}
+	}
+	owner = "" // of an earlier start, or a locked vault
+	if status, code := try(other); status != 401 || code != "invalid_token" {
+		t.Errorf("nobody's: %d %s", status, code)
+	}
+	<-leaked
+	// The handle of a token is public: with another secret it says nothing of anybody.
+	if status, code := try(r.phantom[:len(r.phantom)-7] + "aaaaaaa"); status != 401 || code != "invalid_token" || len(leaked) != 0 {
+		t.Errorf("our handle, wrong secret: %d %s, told %d", status, code, len(leaked))
 	}
 	alone := newRig(t, mustNotReach(t))
 	for range 3 {

@@ -27,8 +27,9 @@ func DigestOf(phantom string) string {
 }
 
 // Guard makes the phantoms of this container known, now and after each Attach, and calls leaked,
-// on a goroutine of its own, with one that another container used. Call it once, before Attach.
-func (s *Session) Guard(phantoms []string, leaked func(phantom string)) {
+// on a goroutine of its own, with one that another container used, and which that is. Call it once,
+// before Attach.
+func (s *Session) Guard(phantoms []string, leaked func(phantom, by string)) {
 	own := map[string]string{}
 	for _, p := range phantoms {
 		own[DigestOf(p)] = p
@@ -55,5 +56,5 @@ func (s *Session) tell() {
 // Owner says whose a phantom is, "" when no running container has it, and tells its supervisor.
 func (s *Session) Owner(ctx context.Context, phantom string) (string, error) {
 	resp, _, err := s.ask(ctx, Request{Op: OpLeaked, Digests: []string{DigestOf(phantom)}})
-	return resp.Owner, err
+	return resp.Task, err
 }

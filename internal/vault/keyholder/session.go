@@ -115,8 +115,8 @@ type Session struct {
 	readers sync.WaitGroup
 	closed  bool
 
-	own    map[string]string    // digest → phantom of this container
-	leaked func(phantom string) // nil: nobody is told
+	own    map[string]string        // digest → phantom of this container
+	leaked func(phantom, by string) // nil: nobody is told
 }
 
 // cached is a secret and until when it may be used without asking again: the keyholder may have a
@@ -197,7 +197,7 @@ func (s *Session) read(conn *net.UnixConn) {
 		}
 		if phantom, own := s.own[resp.Leaked]; resp.ID == 0 && resp.Leaked != "" {
 			if own && s.leaked != nil {
-				go s.leaked(phantom)
+				go s.leaked(phantom, resp.Task)
 			}
 		} else if resp.ID == 0 {
 			s.forget()
@@ -227,6 +227,13 @@ func (s *Session) Credential(ctx context.Context, provider string) (Secret, erro
 // refusal has another reason than the token's age. It fails as Credential does.
 func (s *Session) Renew(ctx context.Context, provider string, refused Secret) (Secret, error) {
 	return s.secret(ctx, Request{Op: OpCredential, Provider: provider, Refused: refused.Digest()})
+}
+
+// Held says for which of its grants this task has a credential now. It fails with ErrLocked, with
+// ErrRefused when the container has ended, or with the context's error.
+func (s *Session) Held(ctx context.Context) ([]sandbox.Held, error) {
+	resp, _, err := s.ask(ctx, Request{Op: OpHeld})
+	return resp.Held, err
 }
 
 // secret asks for a secret and caches it as long as the keyholder lets it.

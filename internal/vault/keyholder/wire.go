@@ -34,6 +34,7 @@ import (
 	"io"
 	"time"
 
+	"terok/internal/sandbox"
 	"terok/internal/vault/oauth"
 )
 
@@ -133,6 +134,7 @@ const (
 	OpDelete     = "delete"
 	OpAttach     = "attach"     // supervisor: bind this connection to a sandbox file
 	OpCredential = "credential" // supervisor: the secret of one grant
+	OpHeld       = "held"       // supervisor: for which grants there is a credential, without secrets
 	OpRefresh    = "refresh"    // get a new access token now
 	OpRevoke     = "revoke"     // delete, and tell the provider
 	OpBind       = "bind"       // a project (Name) uses this credential; without a scope: no particular one
@@ -198,8 +200,11 @@ type Response struct {
 	Steps       []Step            `json:"steps,omitempty"`
 	Bindings    []Binding         `json:"bindings,omitempty"`
 	SSH         *SSHReply         `json:"ssh,omitempty"`
-	Owner       string            `json:"owner,omitempty"`  // OpLeaked: project/task, "" when nobody has it
+	Held        []sandbox.Held    `json:"held,omitempty"`
 	Leaked      string            `json:"leaked,omitempty"` // with ID 0: digest of a phantom of this supervisor that another container used
+	// Task is the one at the other end of a leak, as "project/task": who owns the phantom (OpLeaked,
+	// "" when nobody has it), or who used it (Leaked).
+	Task string `json:"task,omitempty"`
 }
 
 // What OpOffer finds.

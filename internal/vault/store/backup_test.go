@@ -189,12 +189,6 @@ func TestVerify(t *testing.T) {
 		"slots":           func(dir string, _ *Vault) { os.Truncate(slotsFile(dir), 10) },
 		"mode":            func(dir string, _ *Vault) { os.Chmod(vaultFile(dir), 0o644) },
 		"slots not there": func(dir string, _ *Vault) { os.Remove(slotsFile(dir)) },
-		"dead binding": func(_ string, v *Vault) {
-			v.Update(time.Now(), func(t *Tx) error {
-				t.doc.Bindings = append(t.doc.Bindings, Binding{"p", "none", "shared", "default"})
-				return nil
-			})
-		},
 		"bad credential": func(_ string, v *Vault) {
 			v.Update(time.Now(), func(t *Tx) error { t.doc.Credentials[0].Secret = []byte("x"); return nil })
 		},

@@ -74,7 +74,7 @@ func TestDocumentHoldsEverything(t *testing.T) {
 		return nil
 	}))
 	must(v.Update(noon, func(tx *Tx) error {
-		if !tx.Delete(k) || !tx.DeleteSSHKey("abcd") || tx.DeleteHostKeys("forge.example", 22) != 1 {
+		if !tx.Delete(k) || !tx.Unbind("p", "openai") || !tx.DeleteSSHKey("abcd") || tx.DeleteHostKeys("forge.example", 22) != 1 {
 			t.Error("not found")
 		}
 		return nil
@@ -153,9 +153,18 @@ func TestResolve(t *testing.T) {
 				t.Errorf("%+v: %s (%+v)", tt, got, steps)
 			}
 		}
-		tx.doc.Credentials = tx.doc.Credentials[:2] // the bot is gone, behind the binding's back
+		bot := Key{"shared", "github", "bot"}
+		if !tx.Delete(bot) {
+			t.Error("the bot is not there")
+		}
 		if k, _, ok := tx.Resolve("q", "github", false); ok {
 			t.Errorf("a dead binding fell back to %v", k)
+		}
+		if _, err := tx.Put(Credential{Scope: bot.Scope, Provider: bot.Provider, Account: bot.Account, Kind: KindPAT, Secret: []byte(secret)}); err != nil {
+			return err
+		}
+		if k, _, ok := tx.Resolve("q", "github", false); !ok || k != bot {
+			t.Errorf("stored anew, the binding leads to %v", k)
 		}
 		return errUnchanged
 	})

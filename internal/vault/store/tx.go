@@ -121,8 +121,9 @@ func (t *Tx) Put(c Credential) (replaced bool, err error) {
 	return false, nil
 }
 
-// Delete removes a credential with its bindings and its journal, from the generation before as
-// well, and reports whether there was one.
+// Delete removes a credential with its journal, from the generation before as well, and reports
+// whether there was one. Bindings to it stay, and lead to nothing until it is stored anew or they are
+// taken back: without them its projects would use an account that nobody chose for them.
 func (t *Tx) Delete(k Key) (found bool) {
 	k = k.norm()
 	i := t.doc.find(k)
@@ -131,7 +132,6 @@ func (t *Tx) Delete(k Key) (found bool) {
 	}
 	t.doc.Credentials[i].wipe()
 	t.doc.Credentials = slices.Delete(t.doc.Credentials, i, i+1)
-	t.doc.Bindings = slices.DeleteFunc(t.doc.Bindings, func(b Binding) bool { return b.key() == k })
 	t.ClearJournal(k)
 	t.purge = true
 	return true

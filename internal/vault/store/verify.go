@@ -104,11 +104,6 @@ func (d *document) verify(bad func(format string, args ...any)) {
 		}
 		seen[k] = true
 	}
-	for _, b := range d.Bindings {
-		if !seen[b.key()] {
-			bad("project %s is bound to a credential for %s that is not there", b.Project, b.Provider)
-		}
-	}
 	keys := map[string]bool{}
 	for i := range d.SSHKeys {
 		k := &d.SSHKeys[i]

@@ -27,6 +27,8 @@ func (h *Holder) handle(c *conn, req *keyholder.Request) (resp keyholder.Respons
 			return h.phantoms(c, req.Digests), false
 		case keyholder.OpLeaked:
 			return h.leaked(c, req.Digests), false
+		case keyholder.OpHeld:
+			return h.held(c), false
 		}
 		return refused("a supervisor may fetch its task's credentials only"), false
 	}

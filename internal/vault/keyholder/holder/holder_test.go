@@ -284,9 +284,24 @@ func TestSessionGetsItsGrantsOnly(t *testing.T) {
 			t.Errorf("%s: %q %v", tt.provider, got.Value, err)
 		}
 	}
+	// What a container may know of them: for which there is one, and of which kind.
+	held := func() string {
+		list, err := s.Held(r.ctx)
+		var names []string
+		for _, h := range list {
+			names = append(names, h.Provider+"/"+h.Kind)
+		}
+		return fmt.Sprint(names, err)
+	}
+	if got := held(); got != "[anthropic/api_key mistral/api_key] <nil>" {
+		t.Error(got)
+	}
 	// Replaced, removed and late credentials take effect at once.
 	r.put(c, "shared", "opper", secret+"-late")
 	r.eventually("late credential", func() bool { got, _ := s.Credential(r.ctx, "opper"); return string(got.Value) == secret+"-late" })
+	if got := held(); got != "[anthropic/api_key mistral/api_key opper/api_key] <nil>" {
+		t.Error(got)
+	}
 	r.put(c, "shared", "anthropic", secret+"-new")
 	r.eventually("new credential", func() bool {
 		got, _ := s.Credential(r.ctx, "anthropic")
@@ -316,6 +331,9 @@ func TestSessionGetsItsGrantsOnly(t *testing.T) {
 	init.Process.Kill()
 	init.Wait()
 	if _, err := s.Credential(r.ctx, "kisski"); !errors.Is(err, keyholder.ErrRefused) {
+		t.Error("the container has ended", err)
+	}
+	if _, err := s.Held(r.ctx); !errors.Is(err, keyholder.ErrRefused) {
 		t.Error("the container has ended", err)
 	}
 }

@@ -28,19 +28,23 @@ func (h *Holder) leaked(c *conn, digests []string) keyholder.Response {
 		if other == c || other.bound == nil || !other.bound.phantoms[digests[0]] {
 			continue
 		}
-		f := &other.bound.file
-		owner := f.Key
-		if f.Project != "" {
-			owner = f.Project + "/" + f.Task
-		}
-		msg, err := json.Marshal(keyholder.Response{Leaked: digests[0]})
+		// Each is told of the other, so that both ledgers name both.
+		msg, err := json.Marshal(keyholder.Response{Leaked: digests[0], Task: c.bound.task()})
 		if err != nil {
 			return keyholder.Response{Code: keyholder.CodeFailed, Message: err.Error()}
 		}
 		other.tell(msg)
-		return keyholder.Response{Owner: owner}
+		return keyholder.Response{Task: other.bound.task()}
 	}
 	return keyholder.Response{}
+}
+
+// task names the container that a connection is bound to: project/task, or the sandbox.
+func (b *binding) task() string {
+	if b.file.Project != "" {
+		return b.file.Project + "/" + b.file.Task
+	}
+	return b.file.Key
 }
 
 // tell sends a message of the keyholder's own.

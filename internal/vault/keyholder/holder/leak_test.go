@@ -24,10 +24,11 @@ func TestLeakedPhantom(t *testing.T) {
 		return s
 	}
 	const token, handle = "terok-p-aaaaaaaaaa-whole", "terok-p-aaaaaaaaaa-other"
-	told := make(chan string, 10)
+	type leak struct{ phantom, by string }
+	told := make(chan leak, 10)
 	owner, other := session("t1"), session("t2")
-	owner.Guard([]string{token}, func(phantom string) { told <- phantom })
-	other.Guard([]string{"terok-p-bbbbbbbbbb"}, func(string) { t.Error("who used it was told") })
+	owner.Guard([]string{token}, func(phantom, by string) { told <- leak{phantom, by} })
+	other.Guard([]string{"terok-p-bbbbbbbbbb"}, func(string, string) { t.Error("who used it was told") })
 	var whose string
 	r.eventually("the owner is known", func() bool {
 		var err error
@@ -39,8 +40,8 @@ func TestLeakedPhantom(t *testing.T) {
 	}
 	select {
 	case got := <-told:
-		if got != token {
-			t.Errorf("%q", got)
+		if got.phantom != token || got.by != "t2" && got.by != "p/t2" {
+			t.Errorf("%+v", got)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the owner was not told")

@@ -120,6 +120,31 @@ func (h *Holder) credential(c *conn, req *keyholder.Request) (keyholder.Response
 	}
 }
 
+// held says for which grants of a supervisor there is a credential. The caller holds mu.
+func (h *Holder) held(c *conn) keyholder.Response {
+	switch {
+	case !c.bound.init.Alive():
+		return refused("the container has ended")
+	case h.vault == nil:
+		return locked()
+	case c.bound.file.Vault == nil:
+		return keyholder.Response{}
+	}
+	var resp keyholder.Response
+	for i := range c.bound.file.Vault.Grants {
+		g := &c.bound.file.Vault.Grants[i]
+		cred, ok, err := h.granted(c.bound.file.Project, g)
+		if err != nil {
+			return refusalOf(err)
+		}
+		if ok {
+			resp.Held = append(resp.Held, sandbox.Held{Provider: g.Provider, Kind: cred.Kind, Public: cred.Public})
+		}
+		wipe(&cred)
+	}
+	return resp
+}
+
 // refreshNow is an operator's wish for a new token. The caller holds mu.
 func (h *Holder) refreshNow(req *keyholder.Request) (keyholder.Response, func() keyholder.Response) {
 	k := store.Key{Scope: req.Scope, Provider: req.Provider, Account: req.Account}
