@@ -10,6 +10,7 @@ package child
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ const (
 	// grace is what a group has between SIGTERM and SIGKILL. Podman uses it to leave its
 	// critical sections, so that its database stays whole.
 	grace = 5 * time.Second
+	// PipeGrace is how long, after that, a descendant that left the group may keep our pipes open.
+	PipeGrace = time.Second
 )
 
 // ErrTooLarge says that the child printed more than the cap; what it printed is not returned.
@@ -47,6 +50,7 @@ type Spec struct {
 	Stdout    io.Writer     // nil captures; set, nothing is captured and there is no cap
 	Stderr    io.Writer     // gets stderr as it comes, besides the kept end; may be nil
 	Timeout   time.Duration // 0 is no deadline but the context's
+	Grace     time.Duration // between SIGTERM and SIGKILL; 0 is 5 s
 	MaxOutput int64         // cap of captured stdout, in bytes; 0 means MaxOutput
 	Limits    []Limit       // what the child and everything it starts may use; none by default
 }
@@ -108,6 +112,7 @@ func Run(ctx context.Context, s Spec) ([]byte, error) {
 		cmd.Stderr = io.MultiWriter(kept, s.Stderr)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	grace := cmp.Or(s.Grace, grace)
 	var kill *time.Timer
 	cmd.Cancel = func() error {
 		pid := cmd.Process.Pid
@@ -115,7 +120,7 @@ func Run(ctx context.Context, s Spec) ([]byte, error) {
 		return syscall.Kill(-pid, syscall.SIGTERM)
 	}
 	// A grandchild that keeps our pipes open must not keep us waiting.
-	cmd.WaitDelay = grace + time.Second
+	cmd.WaitDelay = grace + PipeGrace
 	err := cmd.Start()
 	if err == nil {
 		// The child runs already; what it has used until here is little, and what it starts later

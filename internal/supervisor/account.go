@@ -277,7 +277,7 @@ func (s *service) pushed(token string) {
 		return
 	}
 	if s.session != nil && s.account != nil {
-		s.strayed(token)
+		s.strayed(context.Background(), token)
 	}
 }
 

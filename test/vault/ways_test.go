@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
@@ -240,5 +241,49 @@ func TestKeyholderIsClosed(t *testing.T) {
 	}
 	if _, err := os.ReadDir(proc + "/fd"); err == nil {
 		t.Error("its descriptors can be listed")
+	}
+}
+
+// TestPassphraseCommandFails: a command that does not give the passphrase leaves the vault locked,
+// says why by its first word alone, and leaves nothing of its own in any file. spec/vault.md §10: 62.
+func TestPassphraseCommandFails(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	u.run(0, "", "vault", "init", "--passphrase-file", u.file("p", pass+"\n"))
+	if _, err := holder.Kill(u.roots); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(u.roots.Config, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for command, want := range map[string]string{
+		`false --token=s3cret-argument`:                         "(false) ended with exit code 1",
+		`true s3cret-argument`:                                  "(true) printed no passphrase",
+		`sh -c "head -c 1048576 /dev/zero" s3cret-argument`:     "(sh) printed more than 4096 bytes",
+		`sh -c "echo s3cret-phrase; exit 4" s3cret-argument`:    "(sh) ended with exit code 4",
+		`sh -c "echo not-the-passphrase" s3cret-argument`:       "what command has does not open it",
+		`no-such-program-of-anybody --password s3cret-argument`: "(no-such-program-of-anybody)",
+	} {
+		if err := os.WriteFile(u.roots.ConfigFile(), []byte("schema: 1\ncredentials:\n  passphrase_command: '"+command+"'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, errs := u.run(8, "", "auth", "--list")
+		if !strings.Contains(errs, want) || strings.Contains(out+errs, "s3cret") {
+			t.Errorf("%s: %q", command, errs)
+		}
+		if got := u.state(); !strings.HasPrefix(got, "locked/") {
+			t.Errorf("%s: %s", command, got)
+		}
+	}
+	if err := os.Remove(u.roots.ConfigFile()); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{u.roots.Data, u.roots.Runtime} {
+		_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
+			if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, []byte("s3cret")) {
+				t.Errorf("%s holds an argument or what was printed", path)
+			}
+			return nil
+		})
 	}
 }

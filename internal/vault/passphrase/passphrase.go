@@ -20,10 +20,13 @@ import (
 	"terok/internal/problem"
 )
 
-const (
-	maxLen         = 4096             // bytes, as in store.MaxPassphrase
-	commandTimeout = 30 * time.Second // then the command has failed
-)
+const maxLen = 4096 // bytes, as in store.MaxPassphrase
+
+// deadline is how long a command may take before it has failed: it gets SIGTERM, then SIGKILL. With
+// what a descendant may hold up beyond that (child.PipeGrace) a locked vault says so within 31 s.
+type deadline struct{ term, kill time.Duration }
+
+func production() deadline { return deadline{29 * time.Second, 500 * time.Millisecond} }
 
 // File reads a passphrase from a file: everything but one trailing line end. A regular file must
 // not be readable by others; a pipe ("/dev/fd/3", "/dev/stdin") is read to its end.
@@ -67,8 +70,12 @@ func trimLineEnd(p []byte) []byte {
 // Command runs a command line without a shell and returns the first line that it prints. getenv
 // finds PATH; environ is the command's environment; stderr gets what it says there, so that a
 // password manager can explain itself. A command that fails, prints nothing, prints too much or
-// takes longer than 30 s is an error. No error holds more of the command than its first word.
+// takes longer than 29 s is an error. No error holds more of the command than its first word.
 func Command(ctx context.Context, line string, getenv func(string) string, environ []string, stderr io.Writer) ([]byte, error) {
+	return production().command(ctx, line, getenv, environ, stderr)
+}
+
+func (d deadline) command(ctx context.Context, line string, getenv func(string) string, environ []string, stderr io.Writer) ([]byte, error) {
 	words, err := Words(line)
 	if err != nil {
 		return nil, problem.New("passphrase_command", problem.Usage, "credentials.passphrase_command: %w", err)
@@ -81,7 +88,7 @@ func Command(ctx context.Context, line string, getenv func(string) string, envir
 	if err != nil {
 		return nil, failed("%w", err)
 	}
-	out, err := child.Run(ctx, child.Spec{Path: path, Args: words[1:], Env: environ, Stderr: stderr, Timeout: commandTimeout, MaxOutput: maxLen})
+	out, err := child.Run(ctx, child.Spec{Path: path, Args: words[1:], Env: environ, Stderr: stderr, Timeout: d.term, Grace: d.kill, MaxOutput: maxLen})
 	if err != nil {
 		clear(out)
 		if ctx.Err() != nil {
@@ -92,7 +99,7 @@ func Command(ctx context.Context, line string, getenv func(string) string, envir
 		case errors.Is(err, child.ErrTooLarge):
 			return nil, failed("printed more than %d bytes", maxLen)
 		case errors.Is(err, context.DeadlineExceeded):
-			return nil, failed("took longer than %s", commandTimeout)
+			return nil, failed("took longer than %s", d.term)
 		case ok:
 			return nil, failed("ended with exit code %d", exit.Code)
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"terok/internal/child"
 	"terok/internal/problem"
 )
 
@@ -69,6 +70,53 @@ func TestCommand(t *testing.T) {
 	defer cancel()
 	if _, err := Command(ctx, "sleep 100", getenv, nil, nil); err == nil {
 		t.Error("a command outlived its context")
+	}
+}
+
+// TestCommandEnds: whatever a command does, it has failed within 31 seconds, nothing of it goes on,
+// and nothing that it was given or printed is told. spec/vault.md §10: 62.
+func TestCommandEnds(t *testing.T) {
+	d := production()
+	if total := d.term + d.kill + child.PipeGrace; total > 31*time.Second || d.term < 25*time.Second {
+		t.Errorf("a command may take %s of %s", total, d.term)
+	}
+	quick := deadline{300 * time.Millisecond, 100 * time.Millisecond}
+	getenv := func(string) string { return "/usr/bin:/bin" }
+	pids := filepath.Join(t.TempDir(), "pids")
+	for _, c := range []struct{ name, script, want string }{
+		{"sleeps", "sleep 1000", "took longer"},
+		{"ignores SIGTERM", `trap "" TERM; while :; do sleep 1; done`, "took longer"},
+		{"answers too late", "echo s3cret-phrase; sleep 1000", "took longer"},
+		{"leaves a descendant with our pipes", "setsid sleep 8 & sleep 1000", "took longer"},
+		{"prints 1 MiB", "head -c 1048576 /dev/zero", "more than 4096 bytes"},
+		{"prints for ever", "yes s3cret-phrase", "more than 4096 bytes"},
+		{"fails after it printed", "echo s3cret-phrase; echo s3cret-phrase >&2; exit 3", "exit code 3"},
+		{"prints nothing", ":", "printed no passphrase"},
+		{"prints an empty line first", "echo; echo s3cret-phrase", "printed no passphrase"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			start := time.Now()
+			out, err := quick.command(t.Context(), `sh -c 'echo $$ >> `+pids+`; `+c.script+`' s3cret-argument`, getenv, nil, nil)
+			took := time.Since(start)
+			if p := problem.Of(err); err == nil || out != nil || p.Exit != problem.Locked || !strings.Contains(p.Message, c.want) {
+				t.Errorf("%q %v", out, err)
+			}
+			if p := problem.Of(err); strings.Contains(fmt.Sprint(err, p.Hint, p.Details), "s3cret") || !strings.Contains(p.Message, "(sh)") {
+				t.Errorf("told: %v", err)
+			}
+			if took > 20*time.Second { // bounded by the deadline, not by the command
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+	data, err := os.ReadFile(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range strings.Fields(string(data)) {
+		if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && strings.Contains(string(line), pids) {
+			t.Errorf("%s still runs", pid)
+		}
 	}
 }
 
