@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,8 @@ type GatePolled struct {
 	Synced  *GateReport  `json:"synced"`
 	Reviews int          `json:"reviews"` // lines of the tasks' review status, -1: not asked
 	Error   string       `json:"error,omitempty"`
+	// ReviewError is why the forge could not be asked; what was known of reviews stays.
+	ReviewError string `json:"review_error,omitempty"`
 }
 
 // GatePoll looks whether upstreams moved, of the given projects or of all that have a gate: one
@@ -81,12 +84,20 @@ func (a *App) pollProject(ctx context.Context, p *project.Project, force bool) G
 		r.Error = err.Error()
 		return r
 	}
+	if asked && c.Error == "" && g.ReviewLag.Enabled {
+		if r.Reviews, err = a.pollReviews(ctx, p, force); err != nil {
+			r.ReviewError = err.Error()
+		}
+	}
 	if asked && g.AutoSync.Enabled && c.Behind > 0 {
 		o := syncOptions(p, GateSyncOptions{Branches: g.AutoSync.Branches})
 		if len(g.AutoSync.Branches) == 0 {
 			if st, err := s.Status(ctx, p.Name); err == nil {
 				o.Branches = []string{firstOf(p.Git.DefaultBranch, st.Head)}
 			}
+		}
+		if len(c.Branches) == c.Behind && !slices.ContainsFunc(c.Branches, func(b string) bool { return slices.Contains(o.Branches, b) }) {
+			return r // what moved is none of them
 		}
 		o.AutoLossless = false // automation never takes anything away
 		rep, err := s.SyncWith(ctx, p.Name, p.Git.UpstreamURL, o)

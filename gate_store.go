@@ -15,10 +15,15 @@ import (
 
 // What the gate's upkeep returns.
 type (
-	GateStatus = store.Status
 	GateBackup = store.Backup
 	GateSize   = store.RepoSize
 )
+
+// GateStatus describes a project's gate and its reviews at the forge.
+type GateStatus struct {
+	store.Status
+	Reviews *ReviewLag `json:"reviews"` // null: the forge was never asked
+}
 
 // GateSyncOptions say how to bring a gate up to date.
 type GateSyncOptions struct {
@@ -71,7 +76,18 @@ func (a *App) GateStatus(ctx context.Context, project string) (GateStatus, error
 	if _, err := a.projects().Get(project); err != nil {
 		return GateStatus{}, err
 	}
-	return a.gateStore().Status(ctx, project)
+	st, err := a.gateStore().Status(ctx, project)
+	if err != nil {
+		return GateStatus{}, err
+	}
+	l, err := a.loadLag(project)
+	if err != nil {
+		return GateStatus{}, err
+	}
+	if l.Forge == "" {
+		l = nil
+	}
+	return GateStatus{st, l}, nil
 }
 
 // GatePath is the directory of a project's base repository.

@@ -2,6 +2,7 @@ package terok
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,7 @@ func (a *App) restart(ctx context.Context, t *task.Task) error {
 	if _, err := a.refreshPolicy(t); err != nil {
 		return err
 	}
-	if err := a.feedbackAtStart(t); err != nil {
+	if err := errors.Join(a.feedbackAtStart(t), a.reviewsAtStart(t)); err != nil {
 		return err
 	}
 	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {

@@ -191,7 +191,7 @@ func (a *App) deliverFeedback(ctx context.Context, t *task.Task) (string, error)
 		return "at its next start", nil
 	}
 	if err == nil {
-		err = a.writeFeedback(ctx, c.ID, words)
+		err = a.writeInTask(ctx, c.ID, "feedback", words)
 	}
 	if err != nil {
 		return "", problem.New("feedback_not_delivered", problem.Attention, "it is recorded, but the task could not be told: %w", err).
@@ -200,9 +200,10 @@ func (a *App) deliverFeedback(ctx context.Context, t *task.Task) (string, error)
 	return "now", nil
 }
 
-// writeFeedback replaces the file in a running container.
-func (a *App) writeFeedback(ctx context.Context, container, words string) error {
-	_, err := a.pod().Exec(ctx, container, []string{sandbox.GuestProgram, "guest", "feedback"},
+// writeInTask replaces the file of a verb of the guest, feedback or review-status, in a running
+// container.
+func (a *App) writeInTask(ctx context.Context, container, verb, words string) error {
+	_, err := a.pod().Exec(ctx, container, []string{sandbox.GuestProgram, "guest", verb},
 		podman.ExecOptions{Stdin: strings.NewReader(words), Timeout: feedbackTime})
 	return err
 }

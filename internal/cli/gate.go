@@ -3,8 +3,11 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -95,8 +98,13 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 		case c.Behind+c.Gone > 0:
 			what = fmt.Sprintf("%s moved, %d deleted upstream", branches(c.Behind), c.Gone)
 		}
-		row("last look", "%s ago: %s", age(c.At), what)
+		next := ""
+		if wait := time.Until(c.Next); wait > 0 {
+			next = "; next in " + wait.Round(time.Second).String()
+		}
+		row("last look", "%s ago: %s%s", age(c.At), what, next)
 	}
+	printReviews(row, s)
 	for _, c := range s.Pending {
 		row("decide", "%s  %s  terok gate resolve %s %s keep|take-upstream|rename", text.Show(c.Branch), c.Kind, s.Project, text.Show(c.Branch))
 	}
@@ -126,6 +134,27 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 		}
 	}
 	return tw.Flush()
+}
+
+// printReviews says what is open at the forge, and which tasks are not level with it.
+func printReviews(row func(k, format string, args ...any), s terok.GateStatus) {
+	l := s.Reviews
+	if l == nil {
+		return
+	}
+	what := "never"
+	if !l.At.IsZero() {
+		what = fmt.Sprintf("%d open at %s, %s ago", len(l.Open), text.Show(l.Forge), age(l.At))
+	}
+	if l.Error != "" {
+		what += "; the last try failed: " + text.Show(l.Error)
+	}
+	row("reviews", "%s", what)
+	for _, id := range slices.Sorted(maps.Keys(l.Tasks)) {
+		for _, line := range l.Lines(id) {
+			row("review", "%s  task %s", text.Show(line), text.Show(id))
+		}
+	}
 }
 
 func newGateLogCmd(e *env) *cobra.Command {
@@ -384,7 +413,8 @@ func newGatePollCmd(e *env) *cobra.Command {
 		Long: `Asks upstreams for their branches, of the named projects or of all, and fetches nothing. A project
 is asked when gatekeeping.upstream_polling says that it is time, or with --force; after failures
 the pauses grow up to an hour. Where gatekeeping.auto_sync is on and there is news the branches it
-names are synced; what is destructive waits for you.
+names are synced; what is destructive waits for you. Where the upstream is at a forge for which the
+vault has a token, its open reviews are compared with what tasks pushed (gatekeeping.review_lag).
 
 Task commands start it by themselves. --install-timer writes a systemd user timer that does so
 without any command: systemctl --user enable --now terok-gate-poll.timer`,
@@ -446,6 +476,12 @@ func printPolled(w io.Writer, list []terok.GatePolled) error {
 		}
 		if !r.Asked && r.Error == "" {
 			what += "  (not due)"
+		}
+		switch {
+		case r.ReviewError != "":
+			what += "; reviews could not be asked for: " + text.Show(r.ReviewError)
+		case r.Reviews > 0:
+			what += fmt.Sprintf("; %s behind their tasks: terok gate status %s", count(r.Reviews, "review"), r.Project)
 		}
 		fmt.Fprintf(tw, "%s\t%s\n", r.Project, what)
 	}

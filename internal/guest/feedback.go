@@ -11,8 +11,9 @@ import (
 // maxFeedback bounds what reviewers said, in bytes.
 const maxFeedback = 4 << 20
 
-// feedbackMain replaces the file with what reviewers said by what stands on in: whole, so that an
-// agent that reads it never sees half of it. It is run by podman exec, for a person.
+// feedbackMain replaces a file, of what reviewers said or of how far the task is from open reviews,
+// by what stands on in: whole, so that an agent that reads it never sees half of it. It is run by
+// podman exec, for a person.
 func feedbackMain(in io.Reader, path string) int {
 	data, err := io.ReadAll(io.LimitReader(in, maxFeedback))
 	if err == nil {

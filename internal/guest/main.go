@@ -9,6 +9,7 @@
 //	terok guest ask HOST[:PORT]          asks the operator to open it, and waits (ask.go)
 //	terok guest verify                   the probe of terok verify, which runs it
 //	terok guest feedback                 writes what reviewers said, from stdin (feedback.go)
+//	terok guest review-status            the same for how far the task is from open reviews
 //	terok guest git-credential ACTION    git's credential helper for the gate
 //
 // What it guarantees: the command runs only in a network namespace whose links are lo and our
@@ -62,6 +63,8 @@ func Main(args []string) int {
 		return askMain(rest, os.Stdout)
 	case "feedback":
 		return feedbackMain(os.Stdin, sandbox.FeedbackFile)
+	case "review-status":
+		return feedbackMain(os.Stdin, sandbox.ReviewStatus)
 	case "git-credential":
 		return credentialMain(rest, os.Stdin, os.Stdout)
 	}

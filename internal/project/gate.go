@@ -69,6 +69,10 @@ type Gatekeeping struct {
 		Enabled  bool     `yaml:"enabled"`
 		Branches []string `yaml:"branches"` // none: the default branch
 	} `yaml:"auto_sync"`
+	ReviewLag struct { // how far tasks are from reviews that are open at the forge
+		Enabled        bool `yaml:"enabled"`
+		SurfaceInTasks bool `yaml:"surface_in_tasks"` // tell the tasks, in ~/.terok/review-status
+	} `yaml:"review_lag"`
 }
 
 // gateDefaults is what the sections mean when they are empty.
@@ -77,6 +81,7 @@ func (c *Config) gateDefaults() {
 	c.Gate.QuotaMB, c.Gate.GCDays, c.Gate.LFS = 2048, 14, LFSOff
 	c.Gate.Backups.Enabled, c.Gate.Backups.RetentionDays, c.Gate.Backups.KeepMin = true, 30, 3
 	c.Gatekeeping.UpstreamPolling.Enabled, c.Gatekeeping.UpstreamPolling.IntervalMinutes = true, 5
+	c.Gatekeeping.ReviewLag.Enabled, c.Gatekeeping.ReviewLag.SurfaceInTasks = true, true
 }
 
 func (c *Config) validateGate() []config.FieldError {

@@ -48,6 +48,7 @@ Commit your work in small commits with good messages and push your branch`, l.Fa
 		}
 		b.WriteString("\nA person reviews what you pushed and brings it upstream. Unpushed work is not seen by anybody.\n" +
 			"What they said about it is in " + sandbox.FeedbackFile + "; read it when it exists, and before you push again.\n" +
+			"Reviews of your branch that are open upstream and not level with it are in " + sandbox.ReviewStatus + ".\n" +
 			"Tags are refused. Your git identity is set already.\n")
 	}
 	if notes := strings.TrimSpace(l.Notes); notes != "" {

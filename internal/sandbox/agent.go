@@ -11,6 +11,7 @@ const (
 	OpeningFile  = AgentDir + "/initial-prompt.txt"          // of an interactive task, given to the agent once
 	OpeningDone  = AgentDir + "/initial-prompt.consumed.txt" // what OpeningFile becomes when the agent got it
 	FeedbackFile = AgentDir + "/review-feedback.md"          // what reviewers said of the task's work
+	ReviewStatus = AgentDir + "/review-status"               // how far the task is from reviews that are open at the forge
 	Instructions = AgentDir + "/instructions.md"             // what terok and the operator tell the agent
 	TmuxConf     = AgentDir + "/tmux.conf"                   // of session TmuxSession
 	TmuxSession  = "main"                                    // every login lands in it

@@ -1,9 +1,9 @@
-// Package forge opens a review (pull request, merge request) for a branch that was promoted, at
-// GitHub, GitLab, or Gitea and its kin (Forgejo, Codeberg).
+// Package forge opens a review (pull request, merge request) for a branch that was promoted, and
+// lists those that are open, at GitHub, GitLab, or Gitea and its kin (Forgejo, Codeberg).
 //
 // It works from the upstream's address alone: host, owner and repository. Where the vault has no
 // token for the host, CompareURL is the page on which a person opens the review themselves. It
-// sends the token to that host over https only, follows no redirect, reads at most 1 MiB, and what
+// sends the token to that host over https only, follows no redirect, reads a bounded answer, and what
 // the forge answers passes package text before anybody sees it.
 package forge
 
@@ -94,7 +94,7 @@ func (r Repo) CompareURL(v Review) string {
 	return root + "/compare/" + base + "..." + head + "?expand=1"
 }
 
-// Client opens reviews. Zero HTTP is a client of its own.
+// Client opens and lists reviews. Zero HTTP is a client of its own.
 type Client struct {
 	HTTP *http.Client
 	API  string // root of the API instead of the forge's own, for tests
@@ -111,25 +111,31 @@ func (r Repo) request(v Review, api string) (address string, header map[string]s
 	header = map[string]string{}
 	switch r.Kind {
 	case GitHub:
-		if api == "" {
-			api = "https://api.github.com"
-			if r.Host != "github.com" {
-				api = "https://" + r.Host + "/api/v3"
-			}
-		}
-		header["Accept"], header["X-GitHub-Api-Version"] = "application/vnd.github+json", "2022-11-28"
-		return api + "/repos/" + r.Path + "/pulls", header, body
+		header = githubHeader()
 	case GitLab:
-		if api == "" {
-			api = "https://" + r.Host + "/api/v4"
-		}
-		return api + "/projects/" + url.PathEscape(r.Path) + "/merge_requests", header,
-			map[string]any{"title": v.Title, "description": v.Body, "source_branch": v.Branch, "target_branch": v.Into}
+		body = map[string]any{"title": v.Title, "description": v.Body, "source_branch": v.Branch, "target_branch": v.Into}
 	}
+	return r.collection(api), header, body
+}
+
+func githubHeader() map[string]string {
+	return map[string]string{"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+}
+
+// collection is the address of the repository's reviews; api is "" for the forge's own.
+func (r Repo) collection(api string) string {
 	if api == "" {
-		api = "https://" + r.Host + "/api/v1"
+		switch {
+		case r.Kind == GitHub && r.Host == "github.com":
+			api = "https://api.github.com"
+		default:
+			api = "https://" + r.Host + map[string]string{GitHub: "/api/v3", GitLab: "/api/v4", Gitea: "/api/v1"}[r.Kind]
+		}
 	}
-	return api + "/repos/" + r.Path + "/pulls", header, body
+	if r.Kind == GitLab {
+		return api + "/projects/" + url.PathEscape(r.Path) + "/merge_requests"
+	}
+	return api + "/repos/" + r.Path + "/pulls"
 }
 
 // Open opens the review and returns its page. A review that is open already is no error: its page
@@ -140,13 +146,22 @@ func (c *Client) Open(ctx context.Context, r Repo, v Review, token string) (stri
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(data))
+	header["Content-Type"] = "application/json"
+	status, answer, err := c.send(ctx, r, http.MethodPost, address, header, data, token, maxAnswer)
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	return outcome(r, v, status, answer)
+}
+
+// send makes one call with the token and reads at most limit bytes of the answer.
+func (c *Client) send(ctx context.Context, r Repo, method, address string, header map[string]string, body []byte, token string, limit int64) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
 	for k, val := range header {
 		req.Header.Set(k, val)
 	}
@@ -165,14 +180,14 @@ func (c *Client) Open(ctx context.Context, r Repo, v Review, token string) (stri
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the token stays with its host
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", problem.New("forge_unreachable", problem.Failed, "%s cannot be reached: %w", r.Host, unwrapURL(err))
+		return 0, nil, problem.New("forge_unreachable", problem.Failed, "%s cannot be reached: %w", r.Host, unwrapURL(err))
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, limit))
 	if err != nil {
-		return "", problem.New("forge_unreachable", problem.Failed, "%s broke off: %w", r.Host, err)
+		return 0, nil, problem.New("forge_unreachable", problem.Failed, "%s broke off: %w", r.Host, err)
 	}
-	return outcome(r, v, resp.StatusCode, answer)
+	return resp.StatusCode, answer, nil
 }
 
 // unwrapURL leaves the address out of an error: it is ours and long.
