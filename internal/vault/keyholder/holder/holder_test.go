@@ -82,7 +82,8 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	// Key derivation takes seconds on a machine that is busy.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{t, ctx, state.Roots{Data: filepath.Join(dir, "data"), Runtime: filepath.Join(dir, "run")}}
 	// A vault made by the first version of the store, with a cheap work factor: it must open for
