@@ -63,13 +63,17 @@ func prepare(ctx context.Context, s *sandbox.Start) ([]string, error) {
 		add["HOME"] = home
 	}
 	if trust := strings.TrimSpace(s.Trust + "\n" + s.CA); trust != "" {
-		if err := writeTrust(trust + "\n"); err != nil {
+		java, err := writeTrust(trust+"\n", add)
+		if err != nil {
 			return nil, err
 		}
 		for k, v := range caVariables {
 			if _, set := add[k]; !set {
 				add[k] = v
 			}
+		}
+		if java != "" {
+			add[javaOptions] = java
 		}
 	}
 	if s.GateToken != "" {
@@ -124,12 +128,12 @@ func findHome(home string) (string, error) {
 }
 
 // writeTrust makes our certificate and the operator's known beside those of the image.
-func writeTrust(ca string) error {
+func writeTrust(ca string, env map[string]string) (java string, err error) {
 	if err := os.MkdirAll(caDir, 0o755); err != nil {
-		return err
+		return "", err
 	}
 	if err := writeNew(caFile, []byte(ca), 0o644); err != nil {
-		return err
+		return "", err
 	}
 	var bundle []byte
 	for _, path := range systemBundles {
@@ -138,7 +142,12 @@ func writeTrust(ca string) error {
 			break
 		}
 	}
-	return writeNew(caBundle, append(bundle, ca...), 0o644)
+	own := len(bundle) > 1
+	bundle = append(bundle, ca...)
+	if err := writeNew(caBundle, bundle, 0o644); err != nil {
+		return "", err
+	}
+	return trustInJava(bundle, own, env)
 }
 
 // writeStartFile writes one file of the start. An image or an earlier start may have left

@@ -127,6 +127,14 @@ func TestProviders(t *testing.T) {
 			t.Errorf("%s: %s", host, out)
 		}
 	}
+	// What the guest starts trusts the vault: git is answered; Java finds a key store. (The others: the
+	// agents themselves, and make test-agents.)
+	trust := inside(t, task, `eval "$(jq -r 'to_entries[]|"export \(.key)=\(.value|@sh)"' /run/terok/env.json)"; GIT_TERMINAL_PROMPT=0 git ls-remote https://api.openai.com/v1/models 2>&1; echo "$JAVA_TOOL_OPTIONS"; od -An -tx1 -N8 /run/terok/ca/java.jks`)
+	for _, want := range []string{"terminal prompts disabled", "-Djavax.net.ssl.trustStore=/run/terok/ca/java.jks\n", "fe ed fe ed 00 00 00 02"} {
+		if !strings.Contains(trust, want) {
+			t.Errorf("no %q in:\n%s", want, trust)
+		}
+	}
 	// Each real key is nowhere inside.
 	for name, key := range keys {
 		if out := inside(t, task, `grep -rlsF '`+key[len(key)-16:]+`' /run /home /tmp /workspace /proc/[0-9]*/environ 2>/dev/null | head -3; true`); out != "" {
