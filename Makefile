@@ -10,7 +10,7 @@
 #   make fuzz     every fuzz target for FUZZTIME (30s) each, FUZZJOBS (2) at a time; PKG=./internal/git
 #                 for one package
 #   make bench    measurements, every sample printed; writes bench.json; BENCH=Start for one of them
-#   make soak     addresses that change each second, for SOAK (10m); needs root
+#   make soak     addresses that change each second, for SOAK (10m); a thousand random pushes; needs root
 #   make mutants  each guard removed in turn: its attack test must fail; MUTANTS="-j 4 dns proxy" for
 #                 some of them (go run ./test/mutants -h)
 SHELL      := /bin/bash
@@ -62,6 +62,7 @@ attack: build
 	scripts/world run -- go test -count=1 -timeout 20m -p 1 $(TESTARGS) $(world)
 
 soak: build
+	TEROK_SOAK=$(SOAK) go test -count=1 -timeout 60m -run TestModel ./internal/gate/server -rapid.checks=1000
 	scripts/world run -- env TEROK_SOAK=$(SOAK) go test -count=1 -v -timeout 60m -run TestRotatingAddresses ./test/attack
 
 demo: build

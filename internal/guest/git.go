@@ -66,8 +66,35 @@ func OpenWorkspace(ctx context.Context, dir string, c *sandbox.Clone, env []stri
 	if err := w.git.settings(ctx, c); err != nil {
 		return nil, err
 	}
+	if c.Borrow != "" {
+		if err := w.git.baseRefs(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return w, w.git.run(ctx, "fetch", "-q", "--no-tags", "origin")
 }
+
+// baseRefs sets refs/remotes/upstream/* to the branches of the base, whose objects are borrowed. What they
+// reach git then takes as there: without them the fetch that follows would walk the whole history to see
+// whether it is, seconds to minutes of a large project.
+func (g *gitRunner) baseRefs(ctx context.Context) error {
+	out, err := g.output(ctx, nil, "ls-remote", "-q", "origin", upstreamRefs+"*")
+	if err != nil {
+		return err
+	}
+	var script strings.Builder
+	for line := range strings.Lines(string(out)) {
+		id, ref, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if branch, ok := strings.CutPrefix(ref, upstreamRefs); ok {
+			fmt.Fprintf(&script, "update refs/remotes/upstream/%s %s\n", branch, id)
+		}
+	}
+	// It refuses refs to objects that are not there; fetch then brings them.
+	_, _ = g.output(ctx, strings.NewReader(script.String()), "update-ref", "--stdin")
+	return nil
+}
+
+const upstreamRefs = "refs/upstream/heads/"
 
 // CheckOut writes the files of a workspace that has none yet.
 func (w *Workspace) CheckOut(ctx context.Context) error {
@@ -111,13 +138,19 @@ func (g *gitRunner) settings(ctx context.Context, c *sandbox.Clone) error {
 }
 
 func (g *gitRunner) run(ctx context.Context, args ...string) error {
+	_, err := g.output(ctx, nil, args...)
+	return err
+}
+
+func (g *gitRunner) output(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, g.path, args...)
 	cmd.Dir, cmd.Env = g.dir, append(g.env, "GIT_TERMINAL_PROMPT=0")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("git %s: %w: %s", args[0], err, bytes.TrimSpace(out))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("git %s: %w: %s", args[0], err, bytes.TrimSpace(append(stdout.Bytes(), stderr.Bytes()...)))
 	}
-	return nil
+	return stdout.Bytes(), nil
 }
 
 // credentialMain is git's credential helper (gitcredentials(7)) for the gate, and for nothing else.

@@ -46,6 +46,9 @@ func TestWorkspaces(t *testing.T) {
 			if head := w.Git(dir, "rev-parse", "HEAD"); head != task.Start {
 				t.Errorf("%s: HEAD is %s", name, head)
 			}
+			if main := w.Git(dir, "rev-parse", "refs/remotes/upstream/main"); main != task.Start {
+				t.Errorf("%s: the base's main is %s", name, main)
+			}
 			if out := w.Git(dir, "status", "--porcelain"); out != "" {
 				t.Errorf("%s: %s", name, out)
 			}

@@ -29,10 +29,13 @@ import (
 
 const image = "localhost/debian:12"
 
-// The test binary is also the client that runs inside containers.
+// The test binary is also the client that runs inside containers, and a gate in a process of its own.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "client" {
 		os.Exit(clientMain(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "gate" {
+		os.Exit(gateMain(os.Args[2:]))
 	}
 	code := m.Run()
 	if err := book.write(); err != nil {

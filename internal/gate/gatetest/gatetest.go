@@ -5,11 +5,13 @@ package gatetest
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"terok/internal/audit"
@@ -93,12 +95,58 @@ func NewIn(t testing.TB, dir string) *World {
 	w := &World{T: t, Dir: dir, Upstream: filepath.Join(dir, "clone"), Ledger: &Ledger{}}
 	w.Roots = state.Roots{Config: filepath.Join(dir, "config"), Data: filepath.Join(dir, "data"), Runtime: filepath.Join(dir, "run")}
 	w.Store = &store.Store{Roots: w.Roots, Git: &git.Runner{}, Ledger: w.Ledger}
-	w.Git(dir, "init", "-q", "-b", "main", w.Upstream)
-	w.Write("README.md", "hello\n")
-	w.Commit(w.Upstream, "first")
-	w.Write("src/main.go", "package main\n")
-	w.Commit(w.Upstream, "second")
+	w.clone()
 	return w
+}
+
+// sample is the upstream of every world, made once: worlds are many, and git is slow where many tests run.
+var sample struct {
+	sync.Mutex
+	files fstest.MapFS
+}
+
+// clone makes the upstream.
+func (w *World) clone() {
+	w.T.Helper()
+	sample.Lock()
+	defer sample.Unlock()
+	if sample.files == nil {
+		w.Git(w.Dir, "init", "-q", "-b", "main", w.Upstream)
+		w.Write("README.md", "hello\n")
+		w.Commit(w.Upstream, "first")
+		w.Write("src/main.go", "package main\n")
+		w.Commit(w.Upstream, "second")
+		files, err := load(w.Upstream)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		sample.files = files
+		return
+	}
+	if err := os.CopyFS(w.Upstream, sample.files); err != nil {
+		w.T.Fatal(err)
+	}
+}
+
+// load reads a directory into memory.
+func load(dir string) (fstest.MapFS, error) {
+	files := fstest.MapFS{}
+	return files, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil || name == "." {
+			return err
+		}
+		file := &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+		if !d.IsDir() {
+			file.Mode = 0o644
+			file.Data, err = os.ReadFile(path)
+		}
+		files[filepath.ToSlash(name)] = file
+		return err
+	})
 }
 
 // Gate makes the gate of the world and one task.

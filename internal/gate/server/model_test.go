@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -54,9 +55,13 @@ func TestModel(t *testing.T) {
 		m.s.commit("c", fmt.Sprint("c", i))
 	}
 	base := w.Git(first.Base, "for-each-ref")
-	rounds := 0
+	// Each round is a few processes. make soak sets the variable, and -rapid.checks for more of them.
+	rounds, most := 0, 16
+	if os.Getenv("TEROK_SOAK") != "" {
+		most = 1 << 30
+	}
 	rapid.Check(t, func(rt *rapid.T) {
-		if rounds++; rounds > 12 { // each is a few processes; the default would take minutes
+		if rounds++; rounds > most {
 			return
 		}
 		m := tasks[rapid.IntRange(0, len(tasks)-1).Draw(rt, "task")]
@@ -78,7 +83,7 @@ func TestModel(t *testing.T) {
 		atomic := rapid.Bool().Draw(rt, "atomic")
 		m.push(rt, changes, atomic, protected)
 	})
-	if rounds < 12 {
+	if rounds < 16 {
 		t.Fatalf("only %d rounds", rounds)
 	}
 	for i, m := range tasks {
