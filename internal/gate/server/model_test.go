@@ -110,6 +110,11 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 	want := maps.Clone(m.heads)
 	var taken []string
 	refused := false
+	// A branch that is deleted stands in the way of a new one or does not, by git's own order: the rules of
+	// this gate say nothing of it.
+	open := slices.ContainsFunc(changes, func(c change) bool {
+		return c.id != "" && slices.ContainsFunc(changes, func(d change) bool { return d.id == "" && inTheWay(c.branch, d.branch) })
+	})
 	for _, c := range changes {
 		args = append(args, c.id+":refs/heads/"+c.branch)
 		if id, have := m.heads[c.branch]; have && id == c.id {
@@ -117,13 +122,10 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 		}
 		folded := slices.ContainsFunc(slices.Collect(maps.Keys(want)), func(b string) bool { return b != c.branch && strings.EqualFold(b, c.branch) })
 		_, exists := want[c.branch]
-		inTheWay := false // a branch and a directory of branches cannot have one name
-		for b := range want {
-			inTheWay = inTheWay || strings.HasPrefix(b, c.branch+"/") || strings.HasPrefix(c.branch, b+"/")
-		}
+		blocked := slices.ContainsFunc(slices.Collect(maps.Keys(want)), func(b string) bool { return inTheWay(b, c.branch) })
 		switch {
 		case refname.Check(c.branch) != nil, refname.Protected(c.branch, protected), c.id == "" && c.branch == m.s.task.Branch,
-			c.id != "" && !exists && (folded || inTheWay):
+			c.id != "" && !exists && (folded || blocked):
 			refused = true
 		case c.id == "":
 			if exists {
@@ -139,6 +141,20 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 	}
 	_, err := m.s.TryGit(m.s.work, args...)
 	got := m.branches()
+	if open {
+		for b, id := range m.heads {
+			touched := slices.ContainsFunc(changes, func(c change) bool { return c.branch == b })
+			if !touched && got[b] != id {
+				rt.Fatalf("%v moved %s", changes, b)
+			}
+			if touched && got[b] != id {
+				m.replaced[id] = true
+			}
+		}
+		m.heads = got
+		m.compare(rt)
+		return
+	}
 	switch {
 	case atomic && refused:
 		if err == nil || !maps.Equal(got, m.heads) {
@@ -168,6 +184,11 @@ func (m *model) push(rt *rapid.T, changes []change, atomic bool, protected []str
 	}
 	m.heads = got
 	m.compare(rt)
+}
+
+// inTheWay: a branch and a directory of branches cannot have one name.
+func inTheWay(a, b string) bool {
+	return strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
 func (m *model) branches() map[string]string {

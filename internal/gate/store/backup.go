@@ -279,12 +279,3 @@ func (s *Store) copyObjects(ctx context.Context, src string, alternates []string
 	}
 	return nil
 }
-
-// borrowedBy is what a repository of ours says that it borrows from. The caller has verified it.
-func borrowedBy(dir string) []string {
-	data, err := readSmall(filepath.Join(dir, "objects", "info", "alternates"))
-	if err != nil {
-		return nil
-	}
-	return strings.Fields(string(data))
-}
