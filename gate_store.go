@@ -52,7 +52,7 @@ func (a *App) GateSync(ctx context.Context, project string, o GateSyncOptions) (
 
 func syncOptions(p *project.Project, o GateSyncOptions) store.Options {
 	out := store.Options{Branches: o.Branches, DryRun: o.DryRun, Wait: o.Wait, Destructive: o.Destructive, Reinit: o.Reinit, Bundle: o.Bundle,
-		Reference: o.Reference, Backups: p.Backups(), AutoLossless: p.Gate.AutoApplyLossless}
+		Reference: o.Reference, Backups: p.Backups(), AutoLossless: p.Gate.AutoApplyLossless, FsckSkip: p.Gate.FsckSkip}
 	out.Backups.LoseCommits = o.LoseCommits
 	if len(out.Branches) == 0 {
 		out.Branches = p.Gate.Branches

@@ -90,10 +90,11 @@ func TestPollAndSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, want := range map[string]string{
-		"  upstream_polling: {interval_minutes: 0}\n":        "interval_minutes",
-		"  auto_sync: {enabled: true, branches: [\"-x\"]}\n": "branches[0]",
-		"  review_lag: {enabled: maybe}\n":                   "review_lag",
-		"  review_lag: {surface: true}\n":                    "surface",
+		"  upstream_polling: {interval_minutes: 0}\n":                "interval_minutes",
+		"  auto_sync: {enabled: true, branches: [\"-x\"]}\n":         "branches[0]",
+		"  review_lag: {enabled: maybe}\n":                           "review_lag",
+		"  review_lag: {surface: true}\n":                            "surface",
+		"  auto_sync: {enabled: false}\ngate: {fsck_skip: [4f2c]}\n": "fsck_skip[0]",
 	} {
 		settings(text)
 		if out := run(problem.Usage, "gate", "poll", "webshop", "--force"); !strings.Contains(out, want) || !strings.Contains(out, "project.yml:") {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"terok/internal/config"
@@ -19,7 +20,8 @@ type Gate struct {
 		BranchTemplate string `yaml:"branch_template"` // at upstream; {task}, {name} and {branch} are filled in
 		AllowProtected bool   `yaml:"allow_protected"` // upstream's default branch and gate.protected may be promoted to
 	} `yaml:"promote"`
-	Branches []string `yaml:"branches"` // the branches of upstream that are mirrored; none: all
+	Branches []string `yaml:"branches"`  // the branches of upstream that are mirrored; none: all
+	FsckSkip []string `yaml:"fsck_skip"` // full ids of objects of upstream that git's checks refuse, and that are wanted nevertheless
 	Push     Push     `yaml:"push"`
 	QuotaMB  int      `yaml:"quota_mb"` // of each task's repository beside the base; at least 16
 	Backups  struct {
@@ -102,6 +104,11 @@ func (c *Config) validateGate() []config.FieldError {
 	within("gate.backups.retention_days", c.Gate.Backups.RetentionDays, 0, 36500)
 	within("gate.backups.keep_min", c.Gate.Backups.KeepMin, 0, 10_000)
 	within("gatekeeping.upstream_polling.interval_minutes", c.Gatekeeping.UpstreamPolling.IntervalMinutes, 1, 7*24*60)
+	for i, id := range c.Gate.FsckSkip {
+		if len(id) != 40 && len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+			fail(fmt.Sprintf("gate.fsck_skip[%d]", i), "must be the full id of an object, 40 or 64 digits of 0-9 and a-f")
+		}
+	}
 	for i, p := range c.Gate.Protected {
 		if _, err := path.Match(p, ""); err != nil || p == "" {
 			fail(fmt.Sprintf("gate.protected[%d]", i), "must be a branch name or a pattern such as release/*")

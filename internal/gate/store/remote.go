@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"terok/internal/gate/view"
 	"terok/internal/git"
 	"terok/internal/problem"
+	"terok/internal/state"
 	"terok/internal/text"
 )
 
@@ -33,6 +35,7 @@ type remote struct {
 	dir      string // the base
 	format   string
 	branches []string // only these; empty: all
+	skip     string   // file of object ids that pass git's checks unseen, "" for none
 }
 
 // listing is what upstream has now.
@@ -166,7 +169,7 @@ func (r *remote) prepare(ctx context.Context, tmp string, l *listing, o Options)
 		}
 		c := git.Cmd{GitDir: tmp, Timeout: fetchTimeout, Protocols: []string{"file"}, Args: []string{"fetch", "--quiet", "--no-tags",
 			"--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--", from.path, "+refs/*:" + seedRefs + "*"}}
-		c.Config = append(c.Config, fsckConfig()...)
+		c.Config = append(append(c.Config, fsckConfig()...), r.skipConfig()...)
 		if _, err := r.Git.Run(ctx, c); err != nil {
 			return problem.New("bad_seed", problem.Failed, "%s %s cannot be used: %w", from.flag, text.Line(from.path, 0), err).
 				WithHint("git bundle verify FILE, or leave the flag out")
@@ -230,6 +233,26 @@ func fsckConfig() []string {
 	return config
 }
 
+// skipConfig names the objects that the operator lets through (fsck.skipList, git-config(1)).
+func (r *remote) skipConfig() []string {
+	if r.skip == "" {
+		return nil
+	}
+	return []string{"fetch.fsck.skipList=" + r.skip}
+}
+
+// skipFile writes the list for git, or takes it away, and returns its path.
+func (s *Store) skipFile(project string, ids []string) (string, error) {
+	path := filepath.Join(s.Roots.GateDir(project), "fsck-skip")
+	if len(ids) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		return "", nil
+	}
+	return path, state.WriteFile(path, []byte(strings.Join(ids, "\n")+"\n"))
+}
+
 // fetch moves refs of the repository at dir in one transaction. Objects pass fsck; the mistakes
 // that old programs made in good faith are let through, since history cannot be mended. A transfer
 // in which nothing happens for Store.Stall ends.
@@ -240,7 +263,7 @@ func (r *remote) fetch(ctx context.Context, dir string, specs ...string) error {
 		c.Args = append(c.Args, "--prune")
 	}
 	c.Args = append(append(c.Args, "--", r.up.URL), specs...)
-	c.Config = append(c.Config, fsckConfig()...)
+	c.Config = append(append(c.Config, fsckConfig()...), r.skipConfig()...)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch := &stallWatch{limit: r.stall(), cancel: cancel, progress: r.Progress}
@@ -289,6 +312,10 @@ func Unreachable(up Upstream, err error) error {
 		return problem.New("upstream_stalled", problem.Deadline, "upstream %s did not answer in time: %w", up, err).
 			WithHint("try again later; what came until now is kept")
 	}
+	if id := refusedObject(err.Error()); id != "" {
+		return problem.New("upstream_object_refused", problem.Failed, "upstream has an object that git's checks refuse; nothing was taken over: %w", err).
+			WithHint("look at it in your own clone: git cat-file -p %s; if it is wanted, in project.yml: gate: {fsck_skip: [%s]}", id, id)
+	}
 	p := problem.New("upstream_unreachable", problem.Failed, "upstream cannot be read: %w", err)
 	switch up.Protocol {
 	case "ssh":
@@ -297,6 +324,17 @@ func Unreachable(up Upstream, err error) error {
 		return p.WithHint("an upstream that needs a sign-in works over ssh: user@host:path")
 	}
 	return p.WithHint("check it with: git ls-remote %s", up)
+}
+
+// refusedObject finds the object in what git says when fsck refuses one ("error: object ID: msgId:
+// …"), "" when it says something else.
+func refusedObject(words string) string {
+	_, rest, ok := strings.Cut(words, "error: object ")
+	id, _, found := strings.Cut(rest, ": ")
+	if !ok || !found || len(id) != 40 && len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return ""
+	}
+	return id
 }
 
 // refMap maps full ref names to ids.

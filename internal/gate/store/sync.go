@@ -75,6 +75,8 @@ type Options struct {
 	Backups     Backups
 	// AutoLossless takes upstream's side without asking where the base has nothing of its own.
 	AutoLossless bool
+	// FsckSkip are full ids of objects of upstream that git's checks refuse and the operator wants.
+	FsckSkip []string
 }
 
 // Init makes a project's base, or brings an existing one up to date: see Sync. An existing gate
@@ -167,7 +169,11 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 		return rep, err
 	}
 	defer conn.Close()
-	r := remote{Store: s, conn: conn, up: up, dir: base, branches: o.Branches}
+	skip, err := s.skipFile(project, o.FsckSkip)
+	if err != nil {
+		return rep, err
+	}
+	r := remote{Store: s, conn: conn, up: up, dir: base, branches: o.Branches, skip: skip}
 	listed := s.now().UTC()
 	listing, err := r.list(ctx)
 	if err != nil {
