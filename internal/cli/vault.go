@@ -216,6 +216,9 @@ func (e *env) unlock(cmd *cobra.Command, file string, stdin, recovery, force boo
 			return false, err
 		}
 		if !e.interactive() {
+			if p := problem.Of(err); p.Hint == cmd.CommandPath() { // which is what was just tried
+				return false, p.WithHint("%s --passphrase-file FILE, or --stdin", cmd.CommandPath())
+			}
 			return false, err
 		}
 		if p := problem.Of(err); p.Details["lock_reason"] != terok.LockNoSource {

@@ -102,6 +102,17 @@ func TestExportLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestUnlockWithoutATerminal: the cure is not the command that was just tried.
+func TestUnlockWithoutATerminal(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	u.run(0, "", "vault", "init", "--passphrase-file", u.file("p", pass+"\n"))
+	u.run(0, "", "vault", "lock")
+	if _, errs := u.run(8, "", "vault", "unlock"); !strings.Contains(errs, "terok vault unlock --passphrase-file FILE") {
+		t.Error(errs)
+	}
+}
+
 func (u *user) project(name string) {
 	u.t.Helper()
 	if err := os.MkdirAll(u.roots.ProjectDir(name), 0o700); err != nil {
