@@ -174,7 +174,7 @@ func BenchmarkReviewHuge(b *testing.B) {
 			in.WriteString(strings.Repeat("0123456789abcde\n", 1<<26))
 			in.WriteString("\n")
 		}
-		cmd := git.Cmd{GitDir: filepath.Join(work, ".git"), Args: []string{"fast-import", "--quiet", "--force"}, Stdin: strings.NewReader(in.String()), Timeout: 10 * time.Minute,
+		cmd := git.Cmd{GitDir: filepath.Join(work, ".git"), Alternates: []string{git.AnyAlternates}, Args: []string{"fast-import", "--quiet", "--force"}, Stdin: strings.NewReader(in.String()), Timeout: 10 * time.Minute,
 			Config: []string{"core.compression=1"}}
 		if _, err := (&git.Runner{}).Run(b.Context(), cmd); err != nil {
 			b.Fatal(err)
