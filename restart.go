@@ -55,10 +55,23 @@ func (a *App) restart(ctx context.Context, t *task.Task) error {
 	}); err != nil {
 		return err
 	}
+	a.wakeFor(ctx, t)
 	a.say("restarting %s …", t.Ref())
 	defer a.pollSoon(t.Project)
 	defer a.startNotifier()
 	return a.launcher().Restart(ctx, c.ID, t.Dir(a.Roots), 10*time.Second)
+}
+
+// wakeFor opens the vault for a task that uses it, if something can without a person. A locked one is
+// no reason not to start: requests wait for the unlock with a text that names it.
+func (a *App) wakeFor(ctx context.Context, t *task.Task) {
+	f, err := sandbox.Load(sandbox.Path(t.Dir(a.Roots)))
+	if err != nil || f.SSH == nil && (f.Vault == nil || !slices.ContainsFunc(f.Vault.Grants, func(g sandbox.Grant) bool { return !g.Waiting })) {
+		return
+	}
+	if err := a.VaultNeed(ctx); err != nil {
+		a.say("warning: %s; requests that need it are answered 503 until: terok vault unlock", problem.Of(err).Message)
+	}
 }
 
 // startFiles changes what the guest writes at a task's next start.

@@ -468,22 +468,6 @@ func (a *App) needCredential(ctx context.Context, p *roster.Provider, pr *projec
 		WithHint("%s", signIn(p.Name, pr.Scope())).With("provider", p.Name).With("scope", pr.Scope())
 }
 
-// ownOnly says that a project which keeps to itself does not use what others share.
-func ownOnly(scope string) string {
-	if name, ok := strings.CutPrefix(scope, "project:"); ok {
-		return " for project " + name + ", which uses no shared ones"
-	}
-	return ""
-}
-
-// signIn is the command that stores a credential of a scope.
-func signIn(provider, scope string) string {
-	if name, ok := strings.CutPrefix(scope, "project:"); ok {
-		return "terok auth " + provider + " --project " + name
-	}
-	return "terok auth " + provider
-}
-
 func (a *App) gateStore() *store.Store {
 	return &store.Store{Roots: a.Roots, Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}, Access: a.access}
 }

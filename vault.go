@@ -98,7 +98,7 @@ func (a *App) VaultUnlock(ctx context.Context, secret []byte) error {
 // unlock opens the vault. Only a person undoes what a person did: without one, a vault that was
 // locked since the caller looked stays locked.
 func (a *App) unlock(ctx context.Context, secret []byte, person bool) error {
-	if err := holder.Start(ctx, a.Self, a.Roots); err != nil {
+	if err := holder.Start(ctx, a.Self, a.Roots, a.guard()); err != nil {
 		return err
 	}
 	c, err := a.dial(ctx)
@@ -125,6 +125,16 @@ func (a *App) unlock(ctx context.Context, secret []byte, person bool) error {
 	}
 	return nil
 }
+
+// guard is what follows a keyholder that crashes: a vault that something opens without a person opens
+// again, in the environment of whoever started that keyholder.
+func (a *App) guard() holder.Guard {
+	return holder.Guard{Wake: []string{a.Self, WakeCommand, a.Roots.Config, a.Roots.Data, a.Roots.Runtime}, Environ: os.Environ()}
+}
+
+// WakeCommand is the argument that makes the program do VaultNeed for the roots that follow, and
+// nothing else.
+const WakeCommand = "keyholder-wake"
 
 // VaultLock locks the vault: the keyholder forgets everything and ends, running tasks get 503
 // with the cure in words. Nothing but an unlock by a person opens it again. Locking a locked vault
@@ -183,7 +193,7 @@ func (a *App) dial(ctx context.Context) (*keyholder.Client, error) {
 		return nil, err
 	}
 	a.note("keyholder_upgraded", nil)
-	if err := holder.Start(ctx, a.Self, a.Roots); err != nil {
+	if err := holder.Start(ctx, a.Self, a.Roots, a.guard()); err != nil {
 		return nil, err
 	}
 	return keyholder.Dial(ctx, a.Roots.KeyholderSocket())

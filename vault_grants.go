@@ -170,3 +170,19 @@ func splitRepo(remote string) (host, repo string) {
 	}
 	return strings.ToLower(host), repo
 }
+
+// ownOnly says that a project which keeps to itself does not use what others share.
+func ownOnly(scope string) string {
+	if name, ok := strings.CutPrefix(scope, "project:"); ok {
+		return " for project " + name + ", which uses no shared ones"
+	}
+	return ""
+}
+
+// signIn is the command that stores a credential of a scope.
+func signIn(provider, scope string) string {
+	if name, ok := strings.CutPrefix(scope, "project:"); ok {
+		return "terok auth " + provider + " --project " + name
+	}
+	return "terok auth " + provider
+}

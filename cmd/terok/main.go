@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"terok"
 	"terok/internal/cli"
 	"terok/internal/gate/gitcred"
 	"terok/internal/gate/inspect"
@@ -46,6 +47,8 @@ var processes = map[string]func(args []string) int{
 	"supervise-table":  supervisor.TableMain,
 	"guest":            guest.Main,
 	"keyholder":        holder.Main,
+	"keyholder-guard":  holder.GuardMain,
+	terok.WakeCommand:  cli.WakeMain,
 	"notify":           notify.Main,
 	inspect.Command:    inspect.Main,
 	"git-credential":   func(args []string) int { return gitcred.Main(args, os.Stdin, os.Stdout) },

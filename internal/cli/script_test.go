@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"terok"
 	"terok/internal/gate/inspect"
 	"terok/internal/vault/keyholder/holder"
 )
@@ -39,6 +40,12 @@ func TestMain(m *testing.M) {
 		}
 		if len(os.Args) > 1 && os.Args[1] == "keyholder" { // as cmd/terok does
 			os.Exit(holder.Main(os.Args[2:]))
+		}
+		if len(os.Args) > 1 && os.Args[1] == "keyholder-guard" {
+			os.Exit(holder.GuardMain(os.Args[2:]))
+		}
+		if len(os.Args) > 1 && os.Args[1] == terok.WakeCommand {
+			os.Exit(WakeMain(os.Args[2:]))
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()

@@ -1,9 +1,13 @@
 package tasks
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -207,4 +211,70 @@ func TestScopesAndBindings(t *testing.T) {
 	if last(api) != mine {
 		t.Errorf("the provider saw %q", last(api))
 	}
+}
+
+// TestKeyholderCrash: where something opens the vault without a person, a keyholder that was killed is
+// followed by another and the tasks at work go on, without a command of anybody; one that a person locked
+// stays locked. spec/vault.md §10: 64; §3.6.
+func TestKeyholderCrash(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t)
+	secret := tr.file("passphrase", pass+"\n")
+	tr.file("config/terok/config.yml", "schema: 1\ncredentials:\n  passphrase_command: cat "+secret+"\n")
+	api := tr.withAPI("anthropic")
+	key := "sk-ant-api03-REAL-" + random()
+	tr.store(key, "anthropic")
+	repo := tr.repo("greet")
+	task := tr.start(repo, "script")
+	tr.ready(task)
+	token := phantom(t, task)
+	served := func() bool { return ask(t, task, token) == "200" }
+	if !served() || last(api) != key {
+		t.Fatal("not served at all")
+	}
+	keyholder := func() (pid int) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(tr.data(), "vault", "keyholder.pid"))
+		if err == nil {
+			_, err = fmt.Sscan(string(data), &pid)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	first := keyholder()
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	tr.wait(30*time.Second, "the task goes on", func() bool { return keyholder() != first && served() })
+
+	tr.run(0, "", "vault", "lock")
+	if code := ask(t, task, token); code != "503" {
+		t.Errorf("locked: %s", code)
+	}
+	tr.wait(10*time.Second, "no guard is left", func() bool { return tr.guards() == 0 })
+	if code := ask(t, task, token); code != "503" {
+		t.Errorf("still locked: %s", code)
+	}
+	tr.run(0, "", "vault", "unlock")
+	tr.wait(10*time.Second, "unlocked", served)
+	// A restart opens it too, where nothing else has.
+	_ = syscall.Kill(keyholder(), syscall.SIGTERM)
+	tr.wait(10*time.Second, "the keyholder has ended", func() bool { return ask(t, task, token) == "503" })
+	tr.run(0, "", "task", "restart", "greet/"+task.ID)
+	tr.ready(task)
+	tr.wait(10*time.Second, "served after a restart", func() bool { return ask(t, task, phantom(t, task)) == "200" })
+}
+
+// guards counts the guards of the tree's keyholder.
+func (tr *tree) guards() (n int) {
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		line, _ := os.ReadFile(p)
+		if bytes.Contains(line, []byte("keyholder-guard\x00"+tr.data())) {
+			n++
+		}
+	}
+	return n
 }

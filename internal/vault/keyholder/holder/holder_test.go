@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "keyholder" {
 		os.Exit(Main(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "keyholder-guard" {
+		os.Exit(GuardMain(os.Args[2:]))
+	}
 	if socket := os.Getenv(asPeer); socket != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -547,7 +550,7 @@ func TestProcess(t *testing.T) {
 	r := newRig(t)
 	start := func() {
 		t.Helper()
-		if err := Start(r.ctx, os.Args[0], r.roots); err != nil {
+		if err := Start(r.ctx, os.Args[0], r.roots, Guard{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -555,7 +558,7 @@ func TestProcess(t *testing.T) {
 	var starts sync.WaitGroup
 	for range 6 { // all at once: one wins, nobody fails
 		starts.Go(func() {
-			if err := Start(r.ctx, os.Args[0], r.roots); err != nil {
+			if err := Start(r.ctx, os.Args[0], r.roots, Guard{}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -233,7 +233,7 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	install()
-	if err := Start(r.ctx, program, r.roots); err != nil {
+	if err := Start(r.ctx, program, r.roots, Guard{}); err != nil {
 		t.Fatal(err)
 	}
 	c := r.client()

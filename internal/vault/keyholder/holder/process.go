@@ -106,15 +106,15 @@ func freeKDF() { debug.FreeOSMemory() }
 const startWithin = 10 * time.Second
 
 // Start makes sure that a keyholder listens: it starts one, detached from terminal and session,
-// unless one runs. self is the path of the terok program. When two start at once, one wins and
-// both report success.
-func Start(ctx context.Context, self string, roots state.Roots) error {
+// unless one runs. self is the path of the terok program; g says what follows a crash. When two start
+// at once, one wins and both report success.
+func Start(ctx context.Context, self string, roots state.Roots, g Guard) error {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !listening(ctx, roots) {
-		said, err := spawn(ctx, self, roots)
+		said, err := spawn(ctx, self, roots, g)
 		switch {
 		case err != nil:
 			return err
@@ -136,14 +136,18 @@ func Start(ctx context.Context, self string, roots state.Roots) error {
 	return nil
 }
 
-// spawn starts a keyholder and returns what it said.
-func spawn(ctx context.Context, self string, roots state.Roots) (string, error) {
+// spawn starts a keyholder, under a guard where something can follow it, and returns what it said.
+func spawn(ctx context.Context, self string, roots state.Roots, g Guard) (string, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	p, err := startDetached(self, roots, w)
+	start := startDetached
+	if len(g.Wake) > 0 {
+		start = g.start
+	}
+	p, err := start(self, roots, w)
 	w.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the keyholder: %w", err)

@@ -322,7 +322,7 @@ func TestKilledBetweenAnswerAndStore(t *testing.T) {
 			i.Grace = grace
 			start := func() *subscription {
 				t.Helper()
-				if err := Start(r.ctx, os.Args[0], r.roots); err != nil {
+				if err := Start(r.ctx, os.Args[0], r.roots, Guard{}); err != nil {
 					t.Fatal(err)
 				}
 				return &subscription{rig: r, issuer: i, op: r.unlock()}
