@@ -94,6 +94,9 @@ func (f *Front) prepareBody(r *http.Request, rules bodyRules) (body io.ReadClose
 			kind.form = bodyJSON
 		}
 	}
+	if kind.form == bodyJSON && kind.untold { // who went by another type would read another body than we
+		r.Header["Content-Type"] = []string{"application/json"}
+	}
 	if kind.form == bodyURLEncoded {
 		if !whole {
 			return nil, 0, nil, errTooLarge

@@ -10,6 +10,7 @@ import (
 type bodyKind struct {
 	form     bodyForm
 	boundary string // of bodyMultipart
+	untold   bool   // the type does not say that it is JSON
 }
 
 type bodyForm uint8
@@ -27,7 +28,7 @@ const (
 func (b bodyRules) kindOf(h http.Header) (bodyKind, error) {
 	types := h["Content-Type"]
 	if len(types) == 0 {
-		return bodyKind{}, nil
+		return bodyKind{untold: true}, nil
 	}
 	t, params, err := mime.ParseMediaType(types[0])
 	if err == nil && len(types) == 1 && utf8Charset(params) {
@@ -35,7 +36,7 @@ func (b bodyRules) kindOf(h http.Header) (bodyKind, error) {
 		case isJSON(t):
 			return bodyKind{}, nil
 		case t == "application/x-www-form-urlencoded":
-			return bodyKind{form: bodyURLEncoded}, nil
+			return bodyKind{form: bodyURLEncoded, untold: true}, nil
 		case t == "multipart/form-data":
 			boundary := params["boundary"]
 			if !validBoundary(boundary) {

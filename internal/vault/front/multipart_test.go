@@ -256,6 +256,33 @@ func TestFileBody(t *testing.T) {
 	}
 }
 
+// TestJSONUnderAnotherType: what was judged as JSON is said to be JSON: read as the form that curl -d
+// calls it, it could hold a credential. What is judged as a form stays one.
+func TestJSONUnderAnotherType(t *testing.T) {
+	var got string
+	var formed bool
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		got = req.Header.Get("Content-Type")
+		formed = req.ParseForm() == nil && req.PostForm.Has("api_key")
+	})
+	for kind, want := range map[string]string{"": "application/json", "application/x-www-form-urlencoded": "application/json",
+		"application/json; charset=utf-8": "application/json; charset=utf-8", "application/vnd.x+json": "application/vnd.x+json"} {
+		req := r.request("POST", "/v1/messages", `{"a":"&api_key=sk-attacker&"}`)
+		req.Header["Content-Type"] = []string{kind}
+		if kind == "" {
+			req.Header.Del("Content-Type")
+		}
+		if resp, answer := r.do(req); resp.StatusCode != 200 || got != want || formed {
+			t.Errorf("%q: %d %s, the provider got %q", kind, resp.StatusCode, answer, got)
+		}
+	}
+	req := r.request("POST", "/v1/messages", "a=b")
+	urlEncoded(req)
+	if resp, answer := r.do(req); resp.StatusCode != 200 || got != "application/x-www-form-urlencoded" {
+		t.Errorf("%d %s %q", resp.StatusCode, answer, got)
+	}
+}
+
 // FuzzMultipart: the verdict does not depend on how the body is cut, and what is accepted is read
 // by another parser (Go's) as the same parts: none of them a field that we would have refused.
 func FuzzMultipart(f *testing.F) {
