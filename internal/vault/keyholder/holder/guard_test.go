@@ -51,8 +51,8 @@ func TestGuard(t *testing.T) {
 			if err := state.WriteFile(r.roots.PanicLock(), nil); err != nil {
 				t.Error(err)
 			}
-			if killed, err := Kill(r.roots); err != nil || !killed {
-				t.Error(killed, err)
+			if _, err := Kill(r.roots); err != nil { // it may have seen the lock and ended already
+				t.Error(err)
 			}
 		}, false},
 	} {
