@@ -6,6 +6,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -28,8 +29,25 @@ func hasSecret(b []byte) bool {
 
 const longLine = 5000 // bytes
 
-// installs are keys of package.json whose commands run when somebody installs the package.
-var installs = regexp.MustCompile(`^\s*"(pre|post)?install"\s*:|^\s*"prepare"\s*:|^\s*"prepublish"\s*:`)
+// installs are keys of package.json and composer.json whose commands run when somebody installs the
+// package. They may stand anywhere in a line: nothing makes JSON have lines.
+var installs = regexp.MustCompile(`"((pre|post)?install|(pre|post)?prepare|prepublish|dependencies|(pre|post)-[a-z-]+-(cmd|uninstall))"\s*:\s*"|"(pre|post)-[a-z-]+-cmd"\s*:`)
+
+// unescape writes the letters of JSON as letters: "post\u0069nstall" is a key as well.
+func unescape(line []byte) []byte {
+	if !bytes.Contains(line, []byte(`\u00`)) {
+		return line
+	}
+	return escapes4.ReplaceAllFunc(line, func(e []byte) []byte {
+		n, err := strconv.ParseUint(string(e[4:]), 16, 8)
+		if err != nil || n < 0x20 || n > 0x7e || n == '"' {
+			return e
+		}
+		return []byte{byte(n)}
+	})
+}
+
+var escapes4 = regexp.MustCompile(`\\u00[0-9a-fA-F]{2}`)
 
 // added looks at a line that a change adds to a file.
 func (s *flagSet) added(e *entry, line []byte) {
@@ -46,7 +64,7 @@ func (s *flagSet) added(e *entry, line []byte) {
 	}
 	switch base := path.Base(strings.ToLower(e.path)); {
 	case e.newMode == "120000":
-		if target := string(line); path.IsAbs(target) || escapes(e.path, target) {
+		if escapes(e.path, string(line)) {
 			s.add(Warn, "symlink", e.path)
 		}
 	case base == ".gitattributes":
@@ -55,17 +73,42 @@ func (s *flagSet) added(e *entry, line []byte) {
 				s.add(Warn, "gitattributes", e.path)
 			}
 		}
-	case base == "package.json" && installs.Match(line):
+	case (base == "package.json" || base == "composer.json") && installs.Match(unescape(line)):
 		s.add(Warn, "install_script", e.path)
+	case bytes.HasPrefix(line, []byte("//go:generate ")):
+		s.add(Info, "generate_command", e.path)
 	case bytes.HasPrefix(line, []byte("version https://git-lfs.github.com/spec/")):
 		s.add(Info, "lfs", e.path)
 	}
 }
 
-// escapes reports whether a link at p leads out of the repository.
+// escapes reports whether a link at p leads out of the repository, or into .git, or may: where a
+// target goes up again behind a name, that name may be a link itself.
 func escapes(p, target string) bool {
-	to := path.Join(path.Dir(p), target)
-	return to == ".." || strings.HasPrefix(to, "../") || strings.EqualFold(strings.SplitN(to, "/", 2)[0], ".git")
+	parts := strings.Split(strings.ReplaceAll(target, `\`, "/"), "/")
+	up := 0
+	for up < len(parts) && (parts[up] == ".." || parts[up] == ".") {
+		up++
+	}
+	if path.IsAbs(target) || len(target) > 1 && target[1] == ':' || slices.Contains(parts[up:], "..") {
+		return true
+	}
+	to := path.Join(path.Dir(p), strings.Join(parts, "/"))
+	return to == ".." || strings.HasPrefix(to, "../") || slices.ContainsFunc(parts, func(c string) bool { return spelling(c) == ".git" })
+}
+
+// disguised reports whether a file that git takes for binary, for a null byte in it, is a text that
+// an interpreter would read: its diff is not shown.
+func disguised(data []byte) bool {
+	odd := 0
+	for i := 0; i < len(data); {
+		r, n := utf8.DecodeRune(data[i:])
+		if r < 0x20 && r != '\t' && r != '\n' && r != '\r' && r != '\f' || r == 0x7f || r == utf8.RuneError && n == 1 {
+			odd++
+		}
+		i += n
+	}
+	return len(data) > 0 && odd*20 < len(data)
 }
 
 // text looks at the characters of text that an agent wrote.

@@ -71,40 +71,14 @@ func (s *flagSet) list() []Flag {
 	return out
 }
 
-// watched are paths whose change means more than its text. Patterns are lower case, in the syntax
-// of path.Match, matched against the base name, or against the whole path when they contain "/";
-// a pattern that ends in "/" matches a directory of that name anywhere above the file.
-var watched = []struct {
-	code, severity string
-	patterns       []string
-}{
-	{"ci", Warn, []string{".github/", ".gitlab/", ".circleci/", ".buildkite/", ".gitlab-ci.yml", "jenkinsfile*", "azure-pipelines*",
-		".travis.yml", "bitbucket-pipelines.yml", ".woodpecker*", ".drone.yml", ".forgejo/", ".gitea/", ".ci/"}},
-	{"git_hooks", Warn, []string{".husky/", ".githooks/", "githooks/", ".pre-commit-config.y*ml", ".pre-commit-hooks.y*ml", "lefthook.y*ml",
-		".lefthook/", ".overcommit.yml"}},
-	{"submodule", Warn, []string{".gitmodules"}},
-	{"lfs", Warn, []string{".lfsconfig"}},
-	{"agent_instructions", Warn, []string{"claude.md", "claude.local.md", "agents.md", "gemini.md", ".mcp.json", ".claude/", ".codex/", ".cursor/",
-		".cursorrules", ".windsurfrules", ".aider*", ".opencode/", "opencode.json*", "copilot-instructions.md", ".vibe/", ".pi/"}},
-	{"editor_config", Warn, []string{".vscode/", ".idea/", ".devcontainer/", ".devcontainer.json", ".envrc", ".env", ".editorconfig", ".npmrc",
-		".yarnrc*", ".pypirc", ".tool-versions", "mise.toml", ".mise.toml", ".vimrc", ".exrc", ".gdbinit", ".dir-locals.el"}},
-	{"build_script", Info, []string{"makefile", "gnumakefile", "*.mk", "dockerfile*", "containerfile*", "package.json", "setup.py", "setup.cfg",
-		"pyproject.toml", "conftest.py", "build.rs", "build.gradle*", "pom.xml", "cmakelists.txt", "*.gemspec", "rakefile", "justfile", "tox.ini",
-		"noxfile.py", "go.mod", "cargo.toml", "gemfile", "compose*.y*ml", "docker-compose*.y*ml"}},
-	{"lock_file", Info, []string{"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock*", "go.sum", "cargo.lock",
-		"poetry.lock", "uv.lock", "pdm.lock", "pipfile.lock", "requirements*.txt", "gemfile.lock", "composer.lock", "flake.lock", "mix.lock"}},
-	{"licence", Warn, []string{"license*", "licence*", "copying*", "notice", "notice.*", "patents"}},
-}
-
 // entry looks at what a changed path is, not at what is in it.
 func (s *flagSet) entry(e *entry, paths []string) {
 	p, lower := e.path, strings.ToLower(e.path)
-	for _, w := range watched {
-		if slices.ContainsFunc(w.patterns, func(pattern string) bool { return matches(pattern, lower) }) {
-			s.add(w.severity, w.code, p)
-		}
+	spelt := spelling(p)
+	for _, m := range watches().of(spelt) {
+		s.add(m.severity, m.code, p)
 	}
-	if path.Base(lower) == ".gitattributes" {
+	if path.Base(spelt) == ".gitattributes" {
 		s.add(Info, "gitattributes", p) // what is in it may make this graver
 	}
 	switch {
@@ -161,14 +135,6 @@ func isTest(lower string) bool {
 	return strings.Contains(base, "test") || strings.Contains(base, "spec.") || strings.Contains(base, "_spec") ||
 		strings.HasPrefix(lower, "test/") || strings.HasPrefix(lower, "tests/") || strings.Contains(lower, "/test/") || strings.Contains(lower, "/tests/") ||
 		strings.Contains(lower, "__tests__/") || strings.HasPrefix(lower, "spec/") || strings.Contains(lower, "/spec/")
-}
-
-func matches(pattern, p string) bool {
-	if dir, ok := strings.CutSuffix(pattern, "/"); ok {
-		return strings.HasPrefix(p, dir+"/") || strings.Contains(p, "/"+dir+"/")
-	}
-	ok, _ := path.Match(pattern, path.Base(p)) // the patterns are constants
-	return ok
 }
 
 // Glob matches a path against a pattern of path.Match, in which "**" stands for any number of

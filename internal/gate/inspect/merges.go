@@ -22,10 +22,12 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 			c.flags.add(Info, "merge", where)
 			if len(c.Parents) > 2 {
 				c.flags.add(Warn, "octopus_merge", where)
+				c.unchecked = true
 				continue
 			}
 			if done++; done > maxMerges {
 				c.flags.add(Warn, "merge_unchecked", where)
+				c.unchecked = true
 				continue
 			}
 			tree, clean, err := p.automatic(ctx, c.Parents[0], c.Parents[1])
@@ -35,6 +37,7 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 			switch {
 			case tree == "":
 				c.flags.add(Warn, "merge_unchecked", where)
+				c.unchecked = true
 			case tree != c.Tree && c.Tree != "":
 				c.diff = treeDiff(tree, c.Tree)
 				if clean {

