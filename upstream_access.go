@@ -3,7 +3,6 @@ package terok
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"terok/internal/child"
 	"terok/internal/gate/gitcred"
 	"terok/internal/gate/store"
 	"terok/internal/peer"
@@ -76,7 +76,7 @@ func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Pro
 	if !strings.Contains("\n"+hosts, "\n"+ssh.KnownName(server)+" ") {
 		return store.Access{}, problem.New("host_key_unknown", problem.Manual, "no host key is pinned for %s", server).WithHint("terok ssh trust %s", server)
 	}
-	dir, err := a.scratch("ssh")
+	dir, err := state.TempDir(a.Roots.Runtime, "access-")
 	if err != nil {
 		return store.Access{}, err
 	}
@@ -95,6 +95,9 @@ func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Pro
 	command := []string{"ssh", "-F", "/dev/null", "-oIdentityAgent=" + socket, "-oIdentityFile=none", "-oIdentitiesOnly=no", "-oBatchMode=yes",
 		"-oPreferredAuthentications=publickey", "-oStrictHostKeyChecking=yes", "-oUserKnownHostsFile=" + known, "-oGlobalKnownHostsFile=/dev/null",
 		"-oUpdateHostKeys=no", "-oClearAllForwardings=yes", "-oPermitLocalCommand=no", "-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"}
+	for i := range command {
+		command[i] = child.Quote(command[i]) // the runtime directory may have blanks in its name
+	}
 	return store.Access{Env: []string{"GIT_SSH_COMMAND=" + strings.Join(command, " ")}, Close: func() {
 		stop()
 		c.Close()
@@ -118,7 +121,7 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 	if err != nil || len(token) == 0 {
 		return store.Access{}, err
 	}
-	dir, err := a.scratch("https")
+	dir, err := state.TempDir(a.Roots.Runtime, "access-")
 	if err != nil {
 		return store.Access{}, err
 	}
@@ -182,27 +185,6 @@ func forgeAt(set *roster.Roster, u *url.URL) *roster.Provider {
 		}
 	}
 	return nil
-}
-
-// scratch makes a directory of this process in the runtime directory and removes those that
-// killed processes left.
-func (a *App) scratch(what string) (string, error) {
-	if err := state.MkdirAll(a.Roots.Runtime); err != nil {
-		return "", err
-	}
-	old, err := filepath.Glob(filepath.Join(a.Roots.Runtime, "access-*"))
-	if err != nil {
-		return "", err
-	}
-	for _, dir := range old {
-		fields := strings.Split(filepath.Base(dir), "-")
-		if pid, err := strconv.Atoi(fields[1]); err == nil && pid != os.Getpid() {
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
-				_ = os.RemoveAll(dir)
-			}
-		}
-	}
-	return os.MkdirTemp(a.Roots.Runtime, fmt.Sprintf("access-%d-%s-", os.Getpid(), what))
 }
 
 // serveSocket answers clients of this user, from this side of every container, until stop is

@@ -39,7 +39,7 @@ func Show(path string, args []string) string {
 		if i := strings.Index(strings.ToLower(a), "extraheader="); i >= 0 {
 			a = a[:i+len("extraheader=")] + "***"
 		}
-		b.WriteString(quote(userinfo.ReplaceAllString(a, "$1***@")))
+		b.WriteString(Quote(userinfo.ReplaceAllString(a, "$1***@")))
 	}
 	return text.Line(b.String(), maxShown)
 }
@@ -52,7 +52,9 @@ func mask(s string) string {
 	return s // "-e NAME" takes the value from the environment and shows nothing
 }
 
-func quote(s string) string {
+// Quote renders a word for a POSIX shell: for commands that a person may copy, and for programs that
+// want one line. Names of branches may hold anything but blanks.
+func Quote(s string) string {
 	if s != "" && !strings.ContainsAny(s, " \t\n\r'\"\\$`|&;<>()*?[]{}~#!") {
 		return s
 	}

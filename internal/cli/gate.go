@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terok"
+	"terok/internal/child"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
@@ -106,7 +107,7 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 	}
 	printReviews(row, s)
 	for _, c := range s.Pending {
-		row("decide", "%s  %s  terok gate resolve %s %s keep|take-upstream|rename", text.Show(c.Branch), c.Kind, s.Project, text.Show(c.Branch))
+		row("decide", "%s  %s  terok gate resolve %s %s keep|take-upstream|rename", text.Show(c.Branch), c.Kind, s.Project, child.Quote(text.Show(c.Branch)))
 	}
 	for _, c := range s.Ahead {
 		row("ahead", "%s  %d commits that upstream has not", text.Show(c.Branch), c.GateOnly)

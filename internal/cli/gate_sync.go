@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terok"
+	"terok/internal/child"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
@@ -104,7 +105,7 @@ func (e *env) gateSync(cmd *cobra.Command, project string, o terok.GateSyncOptio
 		if losing(r.Pending) > 0 {
 			return p.WithHint("terok project gate-sync %s --destructive", project)
 		}
-		return p.WithHint("terok gate resolve %s %s keep|take-upstream|rename", project, r.Pending[0].Branch)
+		return p.WithHint("terok gate resolve %s %s keep|take-upstream|rename", project, child.Quote(r.Pending[0].Branch))
 	}
 	return nil
 }

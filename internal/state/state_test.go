@@ -372,3 +372,31 @@ func BenchmarkFloor(b *testing.B) {
 		}
 	}
 }
+
+// TestTempDir: what a killed process left goes, what others use stays.
+func TestTempDir(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "x")
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	stay := []string{fmt.Sprintf("p-%d-a", os.Getppid()), fmt.Sprintf("other-%d-a", gone.Process.Pid), "p-x-a", "p-0-a", "p-file"}
+	for _, name := range append(stay, fmt.Sprintf("p-%d-a", gone.Process.Pid)) {
+		if err := os.MkdirAll(filepath.Join(parent, name, "sub"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := TempDir(parent, "p-")
+	if err != nil || filepath.Dir(dir) != parent {
+		t.Fatal(dir, err)
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil || len(entries) != len(stay)+1 {
+		t.Errorf("%v %v", entries, err)
+	}
+	for _, name := range stay {
+		if _, err := os.Stat(filepath.Join(parent, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -20,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"terok/internal/child"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
@@ -225,13 +225,18 @@ func outcome(r Repo, v Review, status int, answer []byte) (string, error) {
 		WithHint("open it yourself: %s", r.CompareURL(v))
 }
 
-// Command is what opens the review by the forge's own program, for people who have it.
+// Command is what opens the review by the forge's own program, for people who have it. Every word is
+// quoted: an agent may have named the branch.
 func (r Repo) Command(v Review) string {
+	words := []string{"tea", "pulls", "create", "--repo", r.Path, "--head", v.Branch, "--base", v.Into}
 	switch r.Kind {
 	case GitHub:
-		return fmt.Sprintf("gh pr create --repo %s --head %s --base %s", r.Path, v.Branch, v.Into)
+		words = []string{"gh", "pr", "create", "--repo", r.Path, "--head", v.Branch, "--base", v.Into}
 	case GitLab:
-		return fmt.Sprintf("glab mr create --repo %s --source-branch %s --target-branch %s", r.Path, v.Branch, v.Into)
+		words = []string{"glab", "mr", "create", "--repo", r.Path, "--source-branch", v.Branch, "--target-branch", v.Into}
 	}
-	return "tea pulls create --repo " + r.Path + " --head " + v.Branch + " --base " + v.Into
+	for i := range words {
+		words[i] = child.Quote(words[i])
+	}
+	return strings.Join(words, " ")
 }

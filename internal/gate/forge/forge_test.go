@@ -99,3 +99,14 @@ func FuzzOutcome(f *testing.F) {
 		}
 	})
 }
+
+// TestCommandIsQuoted: a command that a person copies runs nothing of an agent's.
+func TestCommandIsQuoted(t *testing.T) {
+	for _, kind := range []string{GitHub, GitLab, Gitea} {
+		r := Repo{Kind: kind, Host: "example.test", Path: "ada/webshop"}
+		got := r.Command(Review{Branch: "x;reboot$(id)", Into: "ma'in"})
+		if !strings.Contains(got, ` 'x;reboot$(id)' `) || !strings.HasSuffix(got, ` 'ma'\''in'`) {
+			t.Errorf("%s: %s", kind, got)
+		}
+	}
+}

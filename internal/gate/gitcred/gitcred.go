@@ -16,6 +16,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"terok/internal/child"
 )
 
 const (
@@ -40,10 +42,8 @@ func Username(forge string) string {
 
 // Helper is the value of git's credential.helper: our program, asked through the shell.
 func Helper(self, socket string) string {
-	return "!" + quote(self) + " git-credential " + quote(socket)
+	return "!" + child.Quote(self) + " git-credential " + child.Quote(socket)
 }
-
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // Main is `terok git-credential SOCKET get|store|erase`.
 func Main(args []string, in io.Reader, out io.Writer) int {

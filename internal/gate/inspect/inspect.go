@@ -9,7 +9,8 @@
 // and passes every string through package text, whatever the child did to it before.
 //
 // Git in the child is the one of package git: no configuration, attributes, filters, hooks, replace
-// refs or programs of the repository, or of the person, are used. It never writes to the two
+// refs or programs of the repository, or of the person, are used. The repository of the task is read
+// once, as a pack; every look is at what was indexed anew from that (take). It never writes to the two
 // repositories; the one exception is OpCopy, which brings commits that a person accepted into the
 // base and may write there and nowhere else.
 //
@@ -70,7 +71,7 @@ type Request struct {
 	Op      string `json:"op"`
 	Repo    string `json:"repo"`    // the task's repository
 	Objects string `json:"objects"` // object directory of the base
-	Scratch string `json:"scratch"` // empty directory for merges that are done again; the child may write there
+	Scratch string `json:"scratch"` // empty directory for the objects that are looked at; the child may write there
 
 	Start    string   `json:"start"`    // commit that the task began from, "" for none
 	Not      []string `json:"not"`      // further commits that the base has: what they reach is not the task's
@@ -195,10 +196,7 @@ func (i *Inspector) run(ctx context.Context, req Request) ([]byte, error) {
 		return nil, problem.New("no_landlock", problem.Setup, "what agents pushed is not read unconfined: %w", err).WithHint("%s", landlock.Cure)
 	}
 	req.WithoutLandlock = i.WithoutLandlock
-	if err := state.MkdirAll(i.Scratch); err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp(i.Scratch, ".look-")
+	dir, err := state.TempDir(i.Scratch, ".look-")
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"terok/internal/child"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/review"
 	"terok/internal/gate/store"
@@ -71,10 +72,10 @@ func protected(j *job, isDefault bool, where string) error {
 		return nil
 	case isDefault:
 		return problem.New("protected_branch", problem.Conflict, "%s is the default branch of the %s", j.dst.Branch, where).
-			WithHint("to move it all the same: --as %s --allow-protected", j.dst.Branch)
+			WithHint("to move it all the same: --as %s --allow-protected", child.Quote(j.dst.Branch))
 	case refname.Protected(j.dst.Branch, j.dst.Protected):
 		return problem.New("protected_branch", problem.Conflict, "%s is protected (gate.protected)", j.dst.Branch).
-			WithHint("to move it all the same: --as %s --allow-protected", j.dst.Branch)
+			WithHint("to move it all the same: --as %s --allow-protected", child.Quote(j.dst.Branch))
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -42,7 +41,8 @@ type Work struct {
 func (w Work) Clean() bool { return len(w.Changed) == 0 && len(w.New) == 0 }
 
 // Uncommitted looks at a clone through the base of project. It fails with "no_clone" where dir is
-// no working tree and with "merge_in_progress" where paths are unmerged.
+// no working tree, with "other_worktree" where its files lie elsewhere, and with "merge_in_progress" where
+// paths are unmerged.
 func (s *Store) Uncommitted(ctx context.Context, project string, clone Clone) (Work, error) {
 	v, err := s.openClone(ctx, s.Roots.GateBase(project), nil, clone)
 	if err != nil {
@@ -111,6 +111,11 @@ func (s *Store) openClone(ctx context.Context, gitDir string, alternates []strin
 	if len(paths) != 5 {
 		return nil, none(errors.New("its path contains a line break"))
 	}
+	// core.worktree of a downloaded repository could name the person's home.
+	if real, err := filepath.EvalSymlinks(clone.Dir); err != nil || real != paths[0] {
+		return nil, problem.New("other_worktree", problem.Usage, "the files of %s lie elsewhere: %s", text.Show(clone.Dir), text.Show(paths[0])).
+			WithHint("git config --unset core.worktree there, if you do not know why it is set")
+	}
 	v := &cloneView{Store: s, gitDir: gitDir, alternates: alternates, clone: clone, objects: paths[1]}
 	v.clone.Dir = paths[0]
 	if out, err = s.Git.Run(ctx, git.Cmd{Dir: clone.Dir, Args: []string{"rev-parse", "--verify", "--quiet", "HEAD^{commit}"}}); err == nil {
@@ -123,7 +128,7 @@ func (s *Store) openClone(ctx context.Context, gitDir string, alternates []strin
 			v.branch = b
 		}
 	}
-	if v.tmp, err = s.indexDir(); err != nil {
+	if v.tmp, err = state.TempDir(filepath.Join(s.Roots.Data, "index"), ""); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(v.copyIndex(paths[2]), v.writeExcludes(paths[3])); err != nil {
@@ -131,28 +136,6 @@ func (s *Store) openClone(ctx context.Context, gitDir string, alternates []strin
 		return nil, err
 	}
 	return v, nil
-}
-
-// indexDir makes a directory for the copy of an index. Those of commands that were killed are
-// removed: their names hold the process id.
-func (s *Store) indexDir() (string, error) {
-	parent := filepath.Join(s.Roots.Data, "index")
-	if err := state.MkdirAll(parent); err != nil {
-		return "", err
-	}
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return "", err
-	}
-	for _, e := range entries {
-		pid, _, _ := strings.Cut(e.Name(), "-")
-		if _, err := os.Lstat("/proc/" + pid); errors.Is(err, fs.ErrNotExist) {
-			if err := os.RemoveAll(filepath.Join(parent, e.Name())); err != nil {
-				return "", err
-			}
-		}
-	}
-	return os.MkdirTemp(parent, strconv.Itoa(os.Getpid())+"-")
 }
 
 // copyIndex takes the clone's index along: its cached file times make finding changes fast, and
