@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terok"
+	"terok/internal/child"
 	"terok/internal/gate/review"
 	"terok/internal/problem"
 	"terok/internal/text"
@@ -91,10 +92,10 @@ func (e *env) promote(cmd *cobra.Command, o promoting) error {
 	switch {
 	case ask && (!e.interactive() || e.json) && o.sha == "":
 		return problem.New("needs_answer", problem.Usage, "without a terminal --sha is needed: the full id of the commit that you reviewed").
-			WithHint("terok review show %s", o.req.Task.Ref())
+			WithHint("terok review show %s", words(o.req.Task, o.req.Branch))
 	case ask && (!e.interactive() || e.json):
 		return problem.New("needs_answer", problem.Declined, "without a terminal --yes is needed beside --sha").
-			WithHint("terok promote %s --sha %s --yes", o.req.Task.Ref(), text.Line(o.sha, 64))
+			WithHint("terok promote %s --sha %s --yes", words(o.req.Task, o.req.Branch), text.Line(o.sha, 64))
 	case o.open && o.req.To != "" && o.req.To != review.ToUpstream:
 		return problem.New("usage", problem.Usage, "--open-review is for --to upstream")
 	}
@@ -118,7 +119,7 @@ func (e *env) promote(cmd *cobra.Command, o promoting) error {
 	o.req.As = plan.Branch
 	if ask {
 		if o.sha != "" && o.sha != plan.Details.Tip {
-			return review.TipMoved(review.Task{Project: o.req.Task.Project, ID: o.req.Task.ID}, plan.Details.Branch, o.sha, plan.Details.Tip)
+			return review.TipMoved(review.Task{Project: o.req.Task.Project, ID: o.req.Task.ID, Branch: o.req.Task.Branch}, plan.Details.Branch, o.sha, plan.Details.Tip)
 		}
 		if err := e.confirmPlan(cmd, plan); err != nil {
 			return err
@@ -194,7 +195,7 @@ func (e *env) confirmPlan(cmd *cobra.Command, p terok.PromotePlan) error {
 	if p.Level == review.LevelCommit && len(p.Unapproved) > 0 {
 		fmt.Fprint(e.err, b.String())
 		return problem.New("not_reviewed", problem.Conflict, "%s not approved, and this project wants each approved", count(len(p.Unapproved), "commit")).
-			WithHint("terok review walk %s/%s", p.Details.Project, p.Details.Task)
+			WithHint("terok review walk %s/%s %s", p.Details.Project, p.Details.Task, child.Quote(p.Details.Branch))
 	}
 	fmt.Fprint(e.err, b.String())
 	return e.typeID(p.Details.Tip, e.planLine(p), func() error {

@@ -65,11 +65,15 @@ func (e *env) reviewQueue(cmd *cobra.Command, args []string, all bool) ([]terok.
 }
 
 // branchArgs finds task and branch: "T", "P/T", "P T", each with a branch behind it or in --branch.
-// Two words without a slash are a project and a task.
+// Of two words the first is a project where there is one of that name, else a task.
 func (e *env) branchArgs(args []string, branch *string) (*terok.Task, error) {
 	n := 1
-	if len(args) > 1 && !strings.Contains(args[0], "/") {
+	if len(args) == 3 {
 		n = 2
+	} else if len(args) == 2 && !strings.Contains(args[0], "/") {
+		if _, err := e.app.ShowProject(args[0]); err == nil {
+			n = 2
+		}
 	}
 	if len(args) == n+1 {
 		if *branch != "" && *branch != args[n] {
@@ -78,6 +82,11 @@ func (e *env) branchArgs(args []string, branch *string) (*terok.Task, error) {
 		*branch = args[n]
 	}
 	return e.pick(args[:n])
+}
+
+// words name a task and one of its branches in a command that a person may copy.
+func words(t *terok.Task, branch string) string {
+	return review.Task{Project: t.Project, ID: t.ID, Branch: t.Branch}.Words(branch)
 }
 
 // taskAndBranch demands a task and takes a branch.
@@ -235,7 +244,7 @@ you approved, rejected or promoted.`,
 func (e *env) printRaw(cmd *cobra.Command, t *terok.Task, branch string) error {
 	if e.terminal(e.out) {
 		return problem.New("raw_on_terminal", problem.Usage, "--raw may drive your terminal: it is for pipes and files only").
-			WithHint("terok review show %s --raw | less", t.ID)
+			WithHint("terok review show %s --raw > FILE", words(t, branch))
 	}
 	if e.json {
 		return problem.New("usage", problem.Usage, "--raw and --json exclude each other")
@@ -295,7 +304,7 @@ func (e *env) pin(cmd *cobra.Command, t *terok.Task, d *terok.ReviewDecision, ve
 		return nil
 	}
 	if !e.interactive() || e.json {
-		return problem.New("usage", problem.Usage, "--sha is needed: the full id of the tip that you looked at").WithHint("terok review show %s --json", t.Ref())
+		return problem.New("usage", problem.Usage, "--sha is needed: the full id of the tip that you looked at").WithHint("terok review show %s --json", words(t, d.Branch))
 	}
 	details, err := e.app.ReviewShow(cmd.Context(), t, terok.ReviewOptions{Branch: d.Branch, View: review.View{Stat: true}})
 	if err != nil {

@@ -58,6 +58,21 @@ func TestReviewAndPromote(t *testing.T) {
 		t.Errorf("review: %s", queue)
 	}
 	show := run(problem.OK, "review", "show", tk.ID)
+	for _, args := range [][]string{{tk.ID, tk.Branch}, {"webshop", tk.ID}, {"webshop/" + tk.ID, tk.Branch}, {"webshop", tk.ID, tk.Branch}} {
+		if got := run(problem.OK, append([]string{"review", "show"}, args...)...); !strings.Contains(got, id) {
+			t.Errorf("%v: %s", args, got)
+		}
+	}
+	for _, args := range [][]string{{"--stat"}, {"--path", "*.md"}} {
+		if got := run(problem.OK, append([]string{"review", "show", tk.ID}, args...)...); strings.Contains(got, "diff --git") || !strings.Contains(got, "1 file, +2 −0") {
+			t.Errorf("%v shows a diff: %s", args, got)
+		}
+	}
+	w.Git(work, "push", "-q", "origin", "HEAD:refs/heads/x;y")
+	if out := run(problem.Conflict, "promote", tk.ID, "x;y", "--sha", id, "--yes"); !strings.Contains(out, "terok review approve webshop/"+tk.ID+" 'x;y' --sha "+id) {
+		t.Errorf("the cure is for another branch: %s", out)
+	}
+	w.Git(work, "push", "-q", "origin", ":refs/heads/x;y")
 	for _, text := range []string{queue, show} {
 		if strings.ContainsAny(text, "\x1b\x07\u202e") {
 			t.Errorf("an escape reached the terminal: %q", text)

@@ -73,7 +73,7 @@ func (p painter) details(b *strings.Builder, d terok.ChangeDetails, o terok.Revi
 	for _, c := range d.List {
 		p.commit(b, c)
 		if o.PerCommit || o.View.Commit != "" {
-			p.diff(b, c.Files, word)
+			p.diff(b, review.Chosen(c.Files, o.Globs), word)
 			b.WriteByte('\n')
 		}
 	}
@@ -85,8 +85,8 @@ func (p painter) details(b *strings.Builder, d terok.ChangeDetails, o terok.Revi
 	}
 	b.WriteByte('\n')
 	p.stat(b, d.Files, d.FileCount, d.Insertions, d.Deletions)
-	if !p.drawn {
-		p.diff(b, d.Files, word)
+	if !p.drawn && !o.Stat {
+		p.diff(b, review.Chosen(d.Files, o.Globs), word)
 	}
 	if d.Cut {
 		b.WriteString(p.paint("33", "[the diff is too large to show whole]") + "\n")

@@ -34,7 +34,7 @@ you can go on later where you stopped. Commits that you decided on are left out;
 			}
 			if e.json || !e.interactive() {
 				return problem.New("needs_answer", problem.Declined, "walk asks about each commit: it needs a terminal").
-					WithHint("terok review show %s --json, then terok review approve %s --sha ID --commit ID", t.Ref(), t.Ref())
+					WithHint("terok review show %s --json, then terok review approve %s --sha ID --commit ID", words(t, branch), words(t, branch))
 			}
 			return e.walk(cmd.Context(), t, branch, again)
 		},
@@ -169,11 +169,11 @@ func (e *env) walkEnd(ctx context.Context, t *terok.Task, branch string, said ma
 	}
 	switch d.State {
 	case review.Approved:
-		fmt.Fprintf(e.out, " · all of it is approved: terok promote %s\n", t.ID)
+		fmt.Fprintf(e.out, " · all of it is approved: terok promote %s\n", words(t, branch))
 	case review.Rejected:
-		fmt.Fprintf(e.out, " · rejected: terok review reject %s --send -m … starts a headless task again\n", t.ID)
+		fmt.Fprintf(e.out, " · rejected: terok review reject %s --send -m … starts a headless task again\n", words(t, branch))
 	default:
-		fmt.Fprintf(e.out, " · go on with: terok review walk %s\n", t.ID)
+		fmt.Fprintf(e.out, " · go on with: terok review walk %s\n", words(t, branch))
 	}
 	return nil
 }

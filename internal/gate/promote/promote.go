@@ -187,7 +187,7 @@ func (p *Promoter) check(ctx context.Context, j *job) error {
 	for _, f := range j.change.Flags {
 		if f.Severity == review.Deny {
 			return problem.New("flag_denied", problem.Conflict, "this change is not promoted: %s in %s", strings.ReplaceAll(f.Code, "_", " "), strings.Join(f.Where, ", ")).
-				WithHint("terok review reject %s -m …", j.src.Task.Ref())
+				WithHint("terok review reject %s -m …", j.src.Task.Words(j.src.Branch))
 		}
 	}
 	return p.reviewed(j)
@@ -212,9 +212,9 @@ func (p *Promoter) reviewed(j *job) error {
 	if len(left) > 5 {
 		list = append(list, "…")
 	}
-	cure := "terok review approve " + j.src.Task.Ref() + " --sha " + j.src.Commit
+	cure := "terok review approve " + j.src.Task.Words(j.src.Branch) + " --sha " + j.src.Commit
 	if j.src.Level == review.LevelCommit {
-		cure = "terok review walk " + j.src.Task.Ref()
+		cure = "terok review walk " + j.src.Task.Words(j.src.Branch)
 	}
 	return problem.New("not_reviewed", problem.Conflict, "%d of %d commits are not approved: %s", len(left), len(j.change.IDs), strings.Join(list, ", ")).
 		WithHint("%s", cure).With("commits", left)
@@ -305,7 +305,7 @@ func (p *Promoter) copy(ctx context.Context, j *job) error {
 	}
 	if !slices.Equal(ids, j.change.IDs) {
 		return problem.New("range_changed", problem.Conflict, "what was copied is not what was reviewed: %d commits, not %d", len(ids), len(j.change.IDs)).
-			WithHint("terok review show %s", t.Ref())
+			WithHint("terok review show %s", t.Words(j.src.Branch))
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"terok/internal/child"
 	"terok/internal/gate/inspect"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/store"
@@ -46,6 +47,14 @@ type Task struct {
 
 // Ref is "project/id".
 func (t Task) Ref() string { return t.Project + "/" + t.ID }
+
+// Words name a branch of the task in a command that a person may copy.
+func (t Task) Words(branch string) string {
+	if branch == "" || branch == t.Branch {
+		return t.Ref()
+	}
+	return t.Ref() + " " + child.Quote(text.Show(branch))
+}
 
 // States of a change.
 const (

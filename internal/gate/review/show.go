@@ -75,7 +75,7 @@ func (r *Reader) Show(ctx context.Context, t Task, o ShowOptions) (Details, erro
 		}
 	}
 	if !o.Stat && !o.PerCommit && o.View.Commit == "" {
-		d.Patch = Unified(d.Files)
+		d.Patch = Unified(Chosen(d.Files, o.Globs))
 	}
 	return d, nil
 }
@@ -138,7 +138,7 @@ func (p *repo) since(ctx context.Context, branch, word string, rec *Record) (str
 		if h := rec.Branches[branch]; h != nil && h.Last() != "" {
 			return h.Last(), nil
 		}
-		return "", problem.New("not_reviewed", problem.NotFound, "%s of %s was not reviewed before", branch, p.task.Ref()).WithHint("terok review show %s", p.task.Ref())
+		return "", problem.New("not_reviewed", problem.NotFound, "%s of %s was not reviewed before", branch, p.task.Ref()).WithHint("terok review show %s", p.task.Words(branch))
 	}
 	ids := []string{}
 	if r, err := p.ids(ctx, branch); err == nil {
@@ -212,7 +212,7 @@ func (r *Reader) Range(ctx context.Context, t Task, branch, commit string) (Chan
 // TipMoved is the refusal of a decision about what is not there any more.
 func TipMoved(t Task, branch, commit, tip string) error {
 	return problem.New("tip_moved", problem.Conflict, "%s is at %.12s now, not at %.12s: the task pushed since you looked",
-		branch, tip, commit).WithHint("terok review show %s --since %.12s", t.Ref(), commit).With("tip", tip)
+		branch, tip, commit).WithHint("terok review show %s --since %.12s", t.Words(branch), commit).With("tip", tip)
 }
 
 // Unified joins the hunks of files to one unified diff.

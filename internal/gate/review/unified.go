@@ -14,6 +14,20 @@ func Wanted(globs []string, path string) bool {
 	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { return inspect.Glob(g, path) })
 }
 
+// Chosen are the files that globs choose.
+func Chosen(files []File, globs []string) []File {
+	if len(globs) == 0 {
+		return files
+	}
+	var out []File
+	for _, f := range files {
+		if Wanted(globs, f.Path) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // maxUnified bounds the files of a diff that are shown.
 const maxUnified = 2000
 
