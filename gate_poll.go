@@ -57,7 +57,7 @@ func (a *App) GatePoll(ctx context.Context, force bool, projects ...string) ([]G
 			out = append(out, GatePolled{Project: name, Reviews: -1, Error: err.Error()})
 			continue
 		}
-		if _, err := os.Lstat(a.Roots.GateBase(name)); errors.Is(err, fs.ErrNotExist) || p.Git.UpstreamURL == "" {
+		if _, err := os.Lstat(a.Roots.GateBase(name)); errors.Is(err, fs.ErrNotExist) || p.Git.UpstreamURL == "" || !p.Gated() {
 			continue
 		}
 		out = append(out, a.pollProject(ctx, p, force))
@@ -115,7 +115,7 @@ func (a *App) pollProject(ctx context.Context, p *project.Project, force bool) G
 // comes with it waits for no network.
 func (a *App) pollSoon(name string) {
 	p, err := a.projects().Get(name)
-	if err != nil || a.Self == "" || !p.Gatekeeping.UpstreamPolling.Enabled || !a.gateStore().PollDue(name) {
+	if err != nil || a.Self == "" || !p.Gated() || !p.Gatekeeping.UpstreamPolling.Enabled || !a.gateStore().PollDue(name) {
 		return
 	}
 	var env []string

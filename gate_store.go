@@ -2,6 +2,7 @@ package terok
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -18,12 +19,6 @@ type (
 	GateBackup = store.Backup
 	GateSize   = store.RepoSize
 )
-
-// GateStatus describes a project's gate and its reviews at the forge.
-type GateStatus struct {
-	store.Status
-	Reviews *ReviewLag `json:"reviews"` // null: the forge was never asked
-}
 
 // GateSyncOptions say how to bring a gate up to date.
 type GateSyncOptions struct {
@@ -45,9 +40,41 @@ func (a *App) GateSync(ctx context.Context, project string, o GateSyncOptions) (
 	if err != nil {
 		return GateReport{}, err
 	}
+	if !p.Gated() {
+		return GateReport{}, ungated(p)
+	}
 	s := a.gateStore()
+	if err := a.placeGate(s, p); err != nil {
+		return GateReport{}, err
+	}
 	s.Progress = func(line string) { a.say("%s", line) }
-	return s.SyncWith(ctx, project, p.Git.UpstreamURL, syncOptions(p, o))
+	rep, err := s.SyncWith(ctx, project, p.Git.UpstreamURL, syncOptions(p, o))
+	if err != nil && !problem.Is(err, "sync_partial") {
+		return rep, err
+	}
+	return rep, firstError(a.syncSubmodules(ctx, s, p, o.DryRun, &rep), err)
+}
+
+// syncSubmodules brings the mirrors of listed submodules up to date, or only looks at the list, and
+// puts what a person should know into the report.
+func (a *App) syncSubmodules(ctx context.Context, s *store.Store, p *project.Project, look bool, rep *GateReport) (err error) {
+	if look {
+		rep.Submodules, err = s.Submodules(ctx, p.Name, p.SubmoduleAddresses())
+		if problem.Is(err, "gate_missing") {
+			err = nil
+		}
+	} else {
+		rep.Submodules, err = s.SyncSubmodules(ctx, p.Name, p.SubmoduleAddresses())
+	}
+	if problem.Is(err, "submodules_unreadable") {
+		rep.Notes, err = append(rep.Notes, err.Error()), nil
+	}
+	for _, m := range rep.Submodules {
+		if m.Why != "" {
+			rep.Notes = append(rep.Notes, fmt.Sprintf("submodule %s (%s): %s", m.Name, m.Written, m.Why))
+		}
+	}
+	return err
 }
 
 func syncOptions(p *project.Project, o GateSyncOptions) store.Options {
@@ -71,23 +98,63 @@ func (a *App) GateResolve(ctx context.Context, project, branch, how string, lose
 	return a.gateStore().Resolve(ctx, project, branch, how, b)
 }
 
+// GateStatus is a project's gate, what it protects, and its reviews at the forge.
+type GateStatus struct {
+	Class    string `json:"class"`    // gatekeeping or online
+	Gated    bool   `json:"gated"`    // tasks get their repository from the gate
+	External bool   `json:"external"` // tasks know the upstream's address
+	Trust    string `json:"trust"`    // what is protected and what is not, one sentence
+	store.Status
+	Reviews *ReviewLag `json:"reviews"` // null: the forge was never asked
+}
+
+// What is protected, by mode (spec: gate.md §1).
+const (
+	trustGate     = "A gate protects the upstream from writes; it does not make what agents push safe: look at it with terok review only."
+	trustOnline   = "Tasks reach the upstream themselves: what they push to origin nobody has reviewed. What they push to the gate waits for review."
+	trustUngated  = "Tasks clone from the upstream and push to it themselves: nothing is mirrored and nothing is reviewed."
+	trustNothing  = "Tasks have no repository: there is nothing to protect and nothing to review."
+	trustOwnStore = "The gate is the only copy of accepted work; it does not make what agents push safe: look at it with terok review only."
+)
+
 // GateStatus describes a project's gate from what is on this machine.
 func (a *App) GateStatus(ctx context.Context, project string) (GateStatus, error) {
-	if _, err := a.projects().Get(project); err != nil {
-		return GateStatus{}, err
-	}
-	st, err := a.gateStore().Status(ctx, project)
+	p, err := a.projects().Get(project)
 	if err != nil {
 		return GateStatus{}, err
+	}
+	v := GateStatus{Class: p.Project.Class, Gated: p.Gated(), External: p.External() != ""}
+	switch {
+	case v.Gated && p.Online():
+		v.Trust = trustOnline
+	case v.Gated && p.Git.UpstreamURL == "":
+		v.Trust = trustOwnStore
+	case v.Gated:
+		v.Trust = trustGate
+	case p.Git.UpstreamURL == "":
+		v.Trust = trustNothing
+	default:
+		v.Trust = trustUngated
+	}
+	if !v.Gated {
+		v.Project, v.Upstream = p.Name, store.MaskURL(p.Git.UpstreamURL)
+		return v, nil
+	}
+	if v.Status, err = a.gateStore().Status(ctx, project); err != nil {
+		return v, err
 	}
 	l, err := a.loadLag(project)
 	if err != nil {
-		return GateStatus{}, err
+		return v, err
 	}
-	if l.Forge == "" {
-		l = nil
+	if l.Forge != "" {
+		v.Reviews = l
 	}
-	return GateStatus{st, l}, nil
+	v.Modules, err = a.gateStore().Submodules(ctx, project, p.SubmoduleAddresses())
+	if problem.Is(err, "submodules_unreadable") {
+		err = nil // the next sync says why
+	}
+	return v, err
 }
 
 // GatePath is the directory of a project's base repository.

@@ -22,6 +22,7 @@ type ProjectView struct {
 	Name        string   `json:"name"`
 	Description *string  `json:"description"`
 	Upstream    *string  `json:"upstream"`
+	Class       string   `json:"security_class"` // gatekeeping or online
 	Branch      *string  `json:"default_branch"`
 	Agent       *string  `json:"default_agent"`
 	Scope       string   `json:"credential_scope"`
@@ -79,7 +80,7 @@ func (a *App) projectView(p *project.Project) (*ProjectView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &ProjectView{Name: p.Name, Description: opt(p.Project.Description), Upstream: opt(p.Git.UpstreamURL),
+	v := &ProjectView{Name: p.Name, Description: opt(p.Project.Description), Upstream: opt(p.Git.UpstreamURL), Class: p.Project.Class,
 		Branch: opt(p.Git.DefaultBranch), Agent: opt(p.DefaultAgent), Scope: p.Scope(),
 		Allow: project.Texts(p.Shield.Allow), Deny: project.Texts(p.Shield.Deny), Profiles: append([]string{}, p.Shield.Profiles...), File: p.File, Tasks: len(tasks)}
 	if _, err := os.Stat(a.Roots.GateBase(p.Name)); err == nil {
@@ -130,10 +131,15 @@ func (a *App) DeleteProject(ctx context.Context, name string) (archived string, 
 			return archived, fmt.Errorf("task %s: %w", t.Ref(), err)
 		}
 	}
-	for _, dir := range []string{a.Roots.ProjectData(name), a.Roots.GateDir(name)} {
-		if err := os.RemoveAll(dir); err != nil {
-			return archived, fmt.Errorf("delete project: %w", err)
-		}
+	if err := os.RemoveAll(a.Roots.ProjectData(name)); err != nil {
+		return archived, fmt.Errorf("delete project: %w", err)
+	}
+	kept, err := a.gateStore().Remove(name)
+	if err != nil {
+		return archived, fmt.Errorf("delete project: %w", err)
+	}
+	if kept != "" {
+		a.say("note: the mirror stays, project %s uses it", kept)
 	}
 	if err := a.projects().RemoveConfig(name); err != nil {
 		return archived, fmt.Errorf("delete project: %w", err)

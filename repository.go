@@ -76,39 +76,77 @@ func repositoryTop(dir string) (string, error) {
 }
 
 // gateReady makes the project's base repository, or brings it up to date, and looks at the
-// person's clone. It returns nil for a project whose upstream is not a clone of this machine.
-func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest) (*store.Clone, error) {
-	if p.Git.UpstreamURL == "" {
-		return nil, nil
+// person's clone. Without a mirror a gatekeeping project cannot start a task; an online one then
+// takes upstream itself, since its tasks reach that anyway.
+func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest) (source, error) {
+	var none source
+	if !p.Gated() {
+		if req.Carry == "yes" {
+			return none, problem.New("no_clone", problem.Usage, "project %s has no clone on this machine to carry work from", p.Name)
+		}
+		return none, nil
 	}
 	gate := a.gateStore()
-	if _, err := os.Lstat(a.Roots.GateBase(p.Name)); errors.Is(err, fs.ErrNotExist) {
+	if err := a.placeGate(gate, p); err != nil {
+		return none, err
+	}
+	_, err := os.Lstat(a.Roots.GateBase(p.Name))
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing && p.Git.UpstreamURL != "" {
 		a.say("mirroring %s …", p.Git.UpstreamURL)
 	}
 	// Init also waits for another run that is just making it, and goes on after one that was killed.
-	if _, err := gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{Wait: true})); err != nil && !problem.Is(err, "sync_partial") {
-		return nil, err
+	_, err = gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{Wait: true}))
+	switch {
+	case err == nil || problem.Is(err, "sync_partial"):
+	case p.Online() && unreached(err):
+		how := "the task begins with the mirror as it is"
+		if missing {
+			how = "the task clones from upstream itself"
+		}
+		a.say("note: %s; %s", text.Line(err.Error(), 300), how)
+		if missing {
+			return none, nil
+		}
+	case missing:
+		e := problem.Of(err)
+		if e.Hint != "" {
+			e.Hint += "; then: "
+		}
+		return none, e.WithHint("%sterok project gate-sync %s", e.Hint, p.Name)
+	default:
+		return none, err
 	}
+	if len(p.Gate.Submodules) > 0 {
+		var rep GateReport
+		if err := a.syncSubmodules(ctx, gate, p, false, &rep); err != nil {
+			return none, err
+		}
+		for _, note := range rep.Notes {
+			a.say("note: %s", note)
+		}
+	}
+	found := source{mirror: true}
 	a.upkeep(ctx, p)
 	path := p.UpstreamPath()
 	if path == "" || req.Base != "" {
-		return nil, nil
+		return found, nil
 	}
 	clone := store.Clone{Dir: path, Excludes: a.globalIgnores(ctx)}
 	clone.Name, clone.Email = a.gitIdentity(ctx)
 	work, err := gate.Uncommitted(ctx, p.Name, clone)
 	if problem.Is(err, "no_clone") {
-		return nil, nil // a bare repository
+		return found, nil // a bare repository
 	}
 	if err != nil {
-		return nil, err
+		return found, err
 	}
 	if !work.Clean() {
 		n := len(work.Changed) + len(work.New)
 		carry := req.Carry == "yes"
 		if req.Carry == "" && a.Confirm != nil {
 			if carry, err = a.Confirm(fmt.Sprintf("%s has uncommitted work in %d files. Start from it (your clone is not touched)?", path, n)); err != nil {
-				return nil, err
+				return found, err
 			}
 		}
 		if !carry {
@@ -116,14 +154,22 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		}
 		clone.Uncommitted = carry
 	}
-	return &clone, nil
+	found.clone = &clone
+	return found, nil
+}
+
+// unreached reports whether a sync failed because upstream could not be asked, not because something
+// about the mirror is wrong.
+func unreached(err error) bool {
+	p := problem.Of(err)
+	return p.Exit == problem.Locked || problem.Is(err, "upstream_unreachable") || problem.Is(err, "upstream_stalled") || problem.Is(err, "host_key_unknown")
 }
 
 // handover finds the task whose work a new one begins with: word is TASK:BRANCH, or TASK where the
 // gate has no branch of that name. It returns nil for everything else.
 func (a *App) handover(ctx context.Context, p *project.Project, word string) (*store.Handover, error) {
 	name, branch, colon := strings.Cut(word, ":")
-	if word == "" || p.Git.UpstreamURL == "" {
+	if word == "" || !p.Gated() {
 		return nil, nil
 	}
 	if !colon {

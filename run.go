@@ -117,7 +117,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	clone, err := a.gateReady(ctx, p, req)
+	source, err := a.gateReady(ctx, p, req)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (a *App) Run(ctx context.Context, req RunRequest) (*TaskView, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.start(ctx, starting{p, global, t, agent, provider, grants, rules, bundles, imageID, clone, from, req})
+	err = a.start(ctx, starting{p, global, t, agent, provider, grants, rules, bundles, imageID, source, from, req})
 	release()
 	if err != nil {
 		// What was made for a task that never ran goes again; the reason is the error.
@@ -192,7 +192,7 @@ type starting struct {
 	rules    []policy.Rule
 	bundles  []image.Bundle // the agent's and its runtime's
 	image    string
-	clone    *store.Clone
+	source   source
 	from     *store.Handover // nil: not another task's work
 	req      RunRequest
 }
@@ -224,10 +224,8 @@ func (a *App) start(ctx context.Context, s starting) error {
 		spec.Trusted = append(spec.Trusted, launch.Mount{Source: b.Dir, Target: sandbox.BundleMount + "/" + b.Agent, ReadOnly: true})
 	}
 	facts := roster.Facts{Workspace: "/workspace", Hosts: openHosts(s, a.Now())}
-	if s.project.Git.UpstreamURL != "" {
-		if err := a.addGate(ctx, s, &spec, &facts); err != nil {
-			return err
-		}
+	if err := a.addRepository(ctx, s, &spec, &facts); err != nil {
+		return err
 	}
 	l := s.req.launch()
 	for _, g := range s.grants {
@@ -326,39 +324,6 @@ func settings(g config.Global) policy.Settings {
 	s := policy.DefaultSettings()
 	s.Synthetic, s.Ask, s.HoldSeconds = g.Shield.Range, !g.Clearance.Off, int(g.Clearance.Hold.Seconds())
 	return s
-}
-
-// addGate makes the task's repository and tells the container about it.
-func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, facts *roster.Facts) error {
-	t := s.task
-	gate := a.gateStore()
-	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.clone, From: s.from})
-	if err != nil {
-		return err
-	}
-	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {
-		t.Base, t.Start = repo.From, repo.Start
-		if s.from != nil {
-			t.From = s.from.Task
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	human := a.human(ctx, s.project)
-	push := s.project.Gate.Push
-	spec.Gate = &sandbox.Gate{Repo: repo.Repo, Base: repo.Base, Protected: s.project.Gate.Protected, QuotaMB: s.project.Gate.QuotaMB,
-		MaxPackMB: push.MaxPackMB, MaxFileMB: push.MaxFileMB, MaxRefs: push.MaxRefs, Lenient: push.Fsck == "warn", AllowSecrets: push.Secrets == "flag"}
-	spec.Start.Clone = &sandbox.Clone{
-		URL:    fmt.Sprintf("http://%s:%d/task.git", sandbox.ServiceHost, sandbox.GatePort),
-		Branch: t.Branch, Borrow: store.BorrowMount, UserName: human.Name, UserEmail: human.Email,
-	}
-	spec.Trusted = append(spec.Trusted, launch.Mount{
-		Source: gate.ObjectsDir(t.Project), Target: store.BorrowMount, ReadOnly: true, NoExec: true})
-	// Without its files (gate.lfs) git-lfs would fail every checkout, and ask who .lfsconfig names.
-	spec.Start.Env["GIT_LFS_SKIP_SMUDGE"] = "1"
-	facts.Branch, facts.Remote = t.Branch, "origin"
-	return nil
 }
 
 // openHosts are the hosts that the agent is told about.

@@ -7,13 +7,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"terok/internal/child"
+	"terok/internal/config"
 	"terok/internal/gate/gitcred"
 	"terok/internal/gate/store"
+	"terok/internal/image"
 	"terok/internal/peer"
 	"terok/internal/problem"
 	"terok/internal/project"
@@ -107,36 +110,84 @@ func (a *App) serveKeys(ctx context.Context, c *keyholder.Client, p *project.Pro
 
 // httpsAccess answers git's question for a password with the vault's token for that forge. Without
 // a token the upstream is asked as everybody asks it, also while the vault is locked: public
-// repositories need none.
-func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (store.Access, error) {
+// repositories need none. The operator's own authorities are trusted besides those of the system.
+func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (acc store.Access, err error) {
 	u, err := url.Parse(up.URL)
 	if err != nil {
-		return store.Access{}, err
+		return acc, err
 	}
 	p, err := a.projects().Get(name)
 	if err != nil {
-		return store.Access{}, err
+		return acc, err
 	}
 	provider, token, err := a.upstreamToken(ctx, p, u)
-	if err != nil || len(token) == 0 {
-		return store.Access{}, err
+	if err != nil {
+		return acc, err
+	}
+	authorities, err := a.upstreamAuthorities(provider)
+	if err != nil || len(token)+len(authorities) == 0 {
+		return acc, err
 	}
 	dir, err := state.TempDir(a.Roots.Runtime, "access-")
 	if err != nil {
-		return store.Access{}, err
+		return acc, err
 	}
-	login := gitcred.Login{Protocol: u.Scheme, Host: u.Host, Username: gitcred.Username(provider.Forge), Password: token}
-	stop, err := serveSocket(ctx, filepath.Join(dir, "ask.sock"), func(_ context.Context, conn net.Conn) { gitcred.Answer(conn, login) })
+	stop := func() {}
+	acc.Close = func() {
+		stop()
+		clear(token)
+		_ = os.RemoveAll(dir)
+	}
+	defer func() {
+		if err != nil {
+			acc.Close()
+			acc = store.Access{}
+		}
+	}()
+	if len(authorities) > 0 {
+		bundle := filepath.Join(dir, "ca.pem")
+		acc.Config = append(acc.Config, "http.sslCAInfo="+bundle)
+		if err := state.WriteFile(bundle, authorities); err != nil {
+			return acc, err
+		}
+	}
+	if len(token) > 0 {
+		socket := filepath.Join(dir, "ask.sock")
+		login := gitcred.Login{Protocol: u.Scheme, Host: u.Host, Username: gitcred.Username(provider.Forge), Password: token}
+		acc.Config = append(acc.Config, "credential."+u.Scheme+"://"+u.Host+".helper="+gitcred.Helper(a.Self, socket))
+		end, err := serveSocket(ctx, socket, func(_ context.Context, conn net.Conn) { gitcred.Answer(conn, login) })
+		if err != nil {
+			return acc, err
+		}
+		stop = end
+	}
+	return acc, nil
+}
+
+// systemBundles are where distributions keep their certificates in one file.
+var systemBundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"}
+
+// upstreamAuthorities is the system's certificates with those that the operator named for all
+// programs (image.ca_certificates) and for the forge (ca_file); empty where there are none of these.
+func (a *App) upstreamAuthorities(provider *roster.Provider) ([]byte, error) {
+	global, err := config.LoadGlobal(a.Roots.ConfigFile())
 	if err != nil {
-		return store.Access{}, errors.Join(err, os.RemoveAll(dir))
+		return nil, err
 	}
-	return store.Access{
-		Config: []string{"credential." + u.Scheme + "://" + u.Host + ".helper=" + gitcred.Helper(a.Self, filepath.Join(dir, "ask.sock"))},
-		Close: func() {
-			stop()
-			clear(token)
-			_ = os.RemoveAll(dir)
-		}}, nil
+	files := slices.Clone(global.Image.CACertificates)
+	if provider != nil && provider.Routes[0].CAFile != "" {
+		files = append(files, provider.Routes[0].CAFile)
+	}
+	own, err := image.Authorities(files)
+	if err != nil || len(own) == 0 {
+		return nil, err
+	}
+	for _, path := range systemBundles {
+		if system, err := os.ReadFile(path); err == nil {
+			return append(append(own, '\n'), system...), nil
+		}
+	}
+	return own, nil
 }
 
 // upstreamToken is what the vault has for the forge whose git server is at u, for this project; an

@@ -51,6 +51,7 @@ func grantsOf(p *project.Project, global config.Global, set *roster.Roster, own 
 				return
 			}
 		}
+		addGitHost(&g, p, set, pr)
 		grants = append(grants, g)
 	}
 	if own != nil {

@@ -3,16 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"terok"
-	"terok/internal/child"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
@@ -23,139 +19,19 @@ func newGateCmd(e *env) *cobra.Command {
 		newGateImportCmd(e), newGatePollCmd(e), newGatePathCmd(e), newGateCloneURLCmd(e))
 }
 
-// trust is what a gate does and does not do, in one sentence.
-const trust = "A gate protects the upstream from writes; it does not make what agents push safe: look at it with terok review only."
-
-// projectOrAll is the named project, or all of them.
-func (e *env) projectOrAll(args []string) ([]string, error) {
+// projectOrAll is the named project, or all that have a mirror, or those without as well.
+func (e *env) projectOrAll(args []string, ungated bool) ([]string, error) {
 	if len(args) > 0 {
 		return args[:1], nil
 	}
 	list, err := e.app.ListProjects()
 	var names []string
 	for _, p := range list {
-		if p.Gate != nil {
+		if p.Gate != nil || ungated && p.Error == nil {
 			names = append(names, p.Name)
 		}
 	}
 	return names, err
-}
-
-func newGateStatusCmd(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use: "status [PROJECT]", Short: "Mirrors, what needs a decision, tasks with work in them", Args: atMost(1),
-		Long:    "Shows what is on this machine, without asking upstream. " + trust,
-		Example: "  terok gate status\n  terok gate status webshop --json", ValidArgsFunction: e.completeProjects,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			names, err := e.projectOrAll(args)
-			if err != nil {
-				return err
-			}
-			list := []terok.GateStatus{}
-			for _, p := range names {
-				s, err := e.app.GateStatus(cmd.Context(), p)
-				if err != nil {
-					return err
-				}
-				list = append(list, s)
-			}
-			return e.print("gate.status", list, func(w io.Writer) error {
-				if len(list) == 0 {
-					fmt.Fprintln(e.err, "no gates yet; a project's first task makes one, or: terok project gate-sync PROJECT")
-				}
-				for _, s := range list {
-					if err := printGate(w, s); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		},
-	}
-}
-
-func printGate(w io.Writer, s terok.GateStatus) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(k, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", k, fmt.Sprintf(format, args...)) }
-	row("gate", "%s  %s, default %s, %s in %d packs", s.Project, branches(s.Branches), s.Head, text.Size(uint64(s.Size)), s.Packs)
-	if s.Upstream == "" {
-		row("upstream", "none")
-	} else {
-		row("upstream", "%s", text.Show(s.Upstream))
-	}
-	synced := "never"
-	if !s.LastSync.IsZero() {
-		synced = age(s.LastSync) + " ago"
-	}
-	if s.Error != "" {
-		synced += "; the last try failed: " + text.Show(s.Error)
-	}
-	row("last sync", "%s", synced)
-	if c := s.Checked; c != nil {
-		what := "in step"
-		switch {
-		case c.Error != "":
-			what = "could not be asked: " + text.Show(c.Error)
-		case c.Behind+c.Gone > 0:
-			what = fmt.Sprintf("%s moved, %d deleted upstream", branches(c.Behind), c.Gone)
-		}
-		next := ""
-		if wait := time.Until(c.Next); wait > 0 {
-			next = "; next in " + wait.Round(time.Second).String()
-		}
-		row("last look", "%s ago: %s%s", age(c.At), what, next)
-	}
-	printReviews(row, s)
-	for _, c := range s.Pending {
-		row("decide", "%s  %s  terok gate resolve %s %s keep|take-upstream|rename", text.Show(c.Branch), c.Kind, s.Project, child.Quote(text.Show(c.Branch)))
-	}
-	for _, c := range s.Ahead {
-		row("ahead", "%s  %d commits that upstream has not", text.Show(c.Branch), c.GateOnly)
-	}
-	for id, reason := range s.Frozen {
-		if id == "" {
-			id = "all tasks"
-		}
-		row("frozen", "%s: %s", id, text.Show(reason))
-	}
-	if s.Backups > 0 {
-		row("backups", "%d", s.Backups)
-	}
-	if s.LFS {
-		row("lfs", "off: files of %s in Git LFS stay pointers", s.Head)
-	}
-	if s.Lock != "" {
-		row("busy", "%s", text.Show(s.Lock))
-	}
-	for _, t := range s.Tasks {
-		if t.Error != "" {
-			row("task "+t.ID, "%s", text.Show(t.Error))
-		} else {
-			row("task "+t.ID, "%s of its own, %s", branches(t.Branches), text.Size(uint64(t.Size)))
-		}
-	}
-	return tw.Flush()
-}
-
-// printReviews says what is open at the forge, and which tasks are not level with it.
-func printReviews(row func(k, format string, args ...any), s terok.GateStatus) {
-	l := s.Reviews
-	if l == nil {
-		return
-	}
-	what := "never"
-	if !l.At.IsZero() {
-		what = fmt.Sprintf("%d open at %s, %s ago", len(l.Open), text.Show(l.Forge), age(l.At))
-	}
-	if l.Error != "" {
-		what += "; the last try failed: " + text.Show(l.Error)
-	}
-	row("reviews", "%s", what)
-	for _, id := range slices.Sorted(maps.Keys(l.Tasks)) {
-		for _, line := range l.Lines(id) {
-			row("review", "%s  task %s", text.Show(line), text.Show(id))
-		}
-	}
 }
 
 func newGateLogCmd(e *env) *cobra.Command {
@@ -301,7 +177,7 @@ nothing reached for gate.gc_days. The mirror drops nothing while a task borrows 
 itself when there are many packs, and weekly.`,
 		Example: "  terok gate gc webshop --dry-run\n  terok gate gc", ValidArgsFunction: e.completeProjects,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			names, err := e.projectOrAll(args)
+			names, err := e.projectOrAll(args, false)
 			if err != nil {
 				return err
 			}

@@ -50,6 +50,8 @@ mirrored when the first task needs it, or by terok project gate-sync.`,
 	}
 	f := c.Flags()
 	f.StringVar(&spec.Upstream, "upstream", "", "directory of a clone, or URL")
+	f.StringVar(&spec.Class, "class", "", "gatekeeping (default): tasks reach the gate only; online: they reach the upstream themselves")
+	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"gatekeeping", "online"}, cobra.ShellCompDirectiveNoFileComp))
 	f.StringVar(&spec.Branch, "branch", "", "branch that tasks begin from (default: the upstream's HEAD)")
 	f.StringVar(&spec.Agent, "agent", "", "default agent")
 	f.StringSliceVar(&spec.Profiles, "profile", nil, "profile of rules for every task, e.g. go (repeatable; all: terok shield profiles)")
@@ -107,6 +109,7 @@ func newProjectShowCmd(e *env) *cobra.Command {
 				row("project", v.Name)
 				row("file", v.File)
 				row("upstream", deref(v.Upstream))
+				row("class", v.Class)
 				row("branch", deref(v.Branch))
 				row("agent", deref(v.Agent))
 				row("credentials", v.Scope)

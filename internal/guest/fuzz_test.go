@@ -78,17 +78,24 @@ func FuzzCredential(f *testing.F) {
 		"protocol=http\nhost=" + gateHost + ".evil.example\npath=../../x\n",
 		"host\n=\nprotocol=",
 		strings.Repeat("a=b\n", 40000),
+		"protocol=https\nhost=git.example.test\n\n",
 	} {
 		f.Add("get", in)
 	}
 	f.Add("store", "protocol=http\nhost="+gateHost+"\n")
 	f.Fuzz(func(t *testing.T, verb, in string) {
 		var out bytes.Buffer
-		if code := answerCredential(verb, strings.NewReader(in), &out, func() ([]byte, error) { return []byte("token\n"), nil }); code != 0 {
+		if code := answerCredential(verb, strings.NewReader(in), &out, func(path string) ([]byte, error) {
+			if path == tokenFile {
+				return []byte("token\n"), nil
+			}
+			return []byte("protocol=https\nhost=git.example.test\nusername=u\npassword=phantom\n"), nil
+		}); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 		switch {
 		case out.Len() == 0:
+		case out.String() == "username=u\npassword=phantom\n" && verb == "get" && strings.Contains(in, "host=git.example.test") && strings.Contains(in, "protocol=https"):
 		case out.String() != "username=terok\npassword=token\n":
 			t.Errorf("%q gives %q", in, out.String())
 		case verb != "get" || !strings.Contains(in, "host="+gateHost) || !strings.Contains(in, "protocol=http"):

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"terok/internal/sandbox"
@@ -27,8 +28,8 @@ type Workspace struct {
 // prepared goes on at its next start.
 const unfinished = ".git/terok-unfinished"
 
-// OpenWorkspace makes the repository of an empty workspace and fetches the gate's refs into it, or brings the
-// settings of one that is there up to date. Objects of the base are borrowed where they are mounted, so
+// OpenWorkspace makes the repository of an empty workspace and fetches the gate's refs into it, or
+// upstream's where there is no gate, or brings the settings of one that is there up to date. Objects of the base are borrowed where they are mounted, so
 // that the size of the repository does not matter. dir must be there; env is the environment of git.
 func OpenWorkspace(ctx context.Context, dir string, c *sandbox.Clone, env []string) (*Workspace, error) {
 	if dir == "" {
@@ -66,19 +67,14 @@ func OpenWorkspace(ctx context.Context, dir string, c *sandbox.Clone, env []stri
 	if err := w.git.settings(ctx, c); err != nil {
 		return nil, err
 	}
-	if c.Borrow != "" {
-		if err := w.git.baseRefs(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return w, w.git.run(ctx, "fetch", "-q", "--no-tags", "origin")
+	return w, w.git.fetch(ctx, c)
 }
 
-// baseRefs sets refs/remotes/upstream/* to the branches of the base, whose objects are borrowed. What they
+// baseRefs sets refs/remotes/NAME/* to the branches of the base, whose objects are borrowed. What they
 // reach git then takes as there: without them the fetch that follows would walk the whole history to see
 // whether it is, seconds to minutes of a large project.
-func (g *gitRunner) baseRefs(ctx context.Context) error {
-	out, err := g.output(ctx, nil, "ls-remote", "-q", "origin", upstreamRefs+"*")
+func (g *gitRunner) baseRefs(ctx context.Context, remote, name string) error {
+	out, err := g.output(ctx, nil, "ls-remote", "-q", remote, upstreamRefs+"*")
 	if err != nil {
 		return err
 	}
@@ -86,7 +82,7 @@ func (g *gitRunner) baseRefs(ctx context.Context) error {
 	for line := range strings.Lines(string(out)) {
 		id, ref, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		if branch, ok := strings.CutPrefix(ref, upstreamRefs); ok {
-			fmt.Fprintf(&script, "update refs/remotes/upstream/%s %s\n", branch, id)
+			fmt.Fprintf(&script, "update refs/remotes/%s/%s %s\n", name, branch, id)
 		}
 	}
 	// It refuses refs to objects that are not there; fetch then brings them.
@@ -101,10 +97,76 @@ func (w *Workspace) CheckOut(ctx context.Context) error {
 	if !w.fresh {
 		return nil
 	}
-	if err := w.git.run(ctx, "checkout", "-q", "--force", "-B", w.clone.Branch, "--track", "origin/"+w.clone.Branch); err != nil {
+	if err := w.git.begin(ctx, w.clone); err != nil {
 		return err
 	}
 	return os.Remove(filepath.Join(w.git.dir, unfinished))
+}
+
+// Remotes of a workspace.
+const (
+	origin   = "origin"   // the gate, or the upstream where the task reaches it
+	gate     = "gate"     // beside such an origin
+	external = "external" // the upstream's address, with no way to it
+)
+
+// gateName is the remote that the gate is.
+func gateName(c *sandbox.Clone) string {
+	if c.Origin != "" {
+		return gate
+	}
+	return origin
+}
+
+// fetch brings the refs that a new workspace begins with.
+func (g *gitRunner) fetch(ctx context.Context, c *sandbox.Clone) error {
+	if c.URL == "" {
+		return g.run(ctx, "fetch", "-q", origin)
+	}
+	remote, known := gateName(c), "upstream"
+	if remote == gate {
+		known = origin
+	}
+	if c.Borrow != "" {
+		if err := g.baseRefs(ctx, remote, known); err != nil {
+			return err
+		}
+	}
+	if err := g.run(ctx, "fetch", "-q", "--no-tags", remote); err != nil || remote == origin {
+		return err
+	}
+	// What upstream had at the last sync, so that nothing has to come from there.
+	return g.run(ctx, "fetch", "-q", "--no-tags", remote, "+"+upstreamRefs+"*:refs/remotes/origin/*")
+}
+
+// begin checks the task's branch out where it begins; where that has no commit yet, the task makes
+// the first one. The branch is pushed to, and pulled from, origin.
+func (g *gitRunner) begin(ctx context.Context, c *sandbox.Clone) error {
+	ref := "refs/remotes/" + gateName(c) + "/" + c.Branch
+	named := false // it must be there
+	if c.URL == "" {
+		if named = c.Start != ""; named {
+			ref = "refs/remotes/origin/" + c.Start
+		} else {
+			ref = "refs/remotes/origin/HEAD"
+			// It fails for an empty repository, and for a HEAD that names nothing.
+			_ = g.run(ctx, "remote", "set-head", origin, "--auto")
+		}
+	}
+	if c.URL != "" && c.Origin == "" { // the usual way, in one step
+		err := g.run(ctx, "checkout", "-q", "--force", "-B", c.Branch, "--track", origin+"/"+c.Branch)
+		if err == nil || g.run(ctx, "rev-parse", "-q", "--verify", ref) == nil {
+			return err
+		}
+	} else if named || g.run(ctx, "rev-parse", "-q", "--verify", ref) == nil {
+		if err := g.run(ctx, "checkout", "-q", "--force", "--no-track", "-B", c.Branch, ref); err != nil {
+			return err
+		}
+	}
+	if err := g.run(ctx, "config", "branch."+c.Branch+".remote", origin); err != nil {
+		return err
+	}
+	return g.run(ctx, "config", "branch."+c.Branch+".merge", "refs/heads/"+c.Branch)
 }
 
 type gitRunner struct {
@@ -112,20 +174,35 @@ type gitRunner struct {
 	env       []string
 }
 
-// settings point origin to the gate and make us its credential helper.
+// settings point the remotes to gate and upstream and make us the gate's credential helper.
 func (g *gitRunner) settings(ctx context.Context, c *sandbox.Clone) error {
-	u, err := url.Parse(c.URL)
-	if err != nil {
-		return err
+	list := [][2]string{{"user.name", c.UserName}, {"user.email", c.UserEmail}}
+	remote := func(name, address string) {
+		list = append(list, [2]string{"remote." + name + ".url", address}, [2]string{"remote." + name + ".fetch", "+refs/heads/*:refs/remotes/" + name + "/*"})
 	}
-	helper := "credential." + u.Scheme + "://" + u.Host + ".helper"
-	for _, kv := range [][2]string{
-		{"remote.origin.url", c.URL},
-		{"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
-		{"user.name", c.UserName},
-		{"user.email", c.UserEmail},
-		{helper, sandbox.GuestProgram + " guest git-credential"},
-	} {
+	if c.Origin != "" {
+		remote(origin, c.Origin)
+		if u, err := url.Parse(c.Origin); err == nil && u.Scheme == "https" {
+			list = append(list, [2]string{"credential.https://" + u.Host + ".helper", sandbox.GuestProgram + " guest git-credential"})
+		}
+	}
+	if c.External != "" {
+		remote(external, c.External)
+	}
+	if c.URL != "" {
+		helper, err := helperKey(c.URL)
+		if err != nil {
+			return err
+		}
+		remote(gateName(c), c.URL)
+		list = append(list, [2]string{helper, sandbox.GuestProgram + " guest git-credential"})
+	}
+	if c.Config != "" { // submodules are cloned by gits of their own, which read nothing of this repository
+		if err := g.run(ctx, "config", "--global", "--replace-all", "include.path", c.Config, "^"+regexp.QuoteMeta(c.Config)+"$"); err != nil {
+			return err
+		}
+	}
+	for _, kv := range list {
 		if kv[1] == "" {
 			continue
 		}
@@ -133,8 +210,20 @@ func (g *gitRunner) settings(ctx context.Context, c *sandbox.Clone) error {
 			return err
 		}
 	}
+	if c.URL == "" || c.Origin != "" {
+		return nil
+	}
 	// The base's branches as they are now, whatever the task has done with its own.
 	return g.run(ctx, "config", "--add", "remote.origin.fetch", "+refs/upstream/heads/*:refs/remotes/upstream/*")
+}
+
+// helperKey is where git's configuration names a helper for the server of a URL.
+func helperKey(address string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", err
+	}
+	return "credential." + u.Scheme + "://" + u.Host + ".helper", nil
 }
 
 func (g *gitRunner) run(ctx context.Context, args ...string) error {
@@ -153,33 +242,48 @@ func (g *gitRunner) output(ctx context.Context, stdin io.Reader, args ...string)
 	return stdout.Bytes(), nil
 }
 
-// credentialMain is git's credential helper (gitcredentials(7)) for the gate, and for nothing else.
+// credentialMain is git's credential helper (gitcredentials(7)) for the gate and, where the vault
+// relays it, for the upstream's git server: what it gives are this start's token and phantom.
 func credentialMain(args []string, in io.Reader, out io.Writer) int {
 	if len(args) != 1 {
 		fmt.Fprintln(os.Stderr, "usage: terok guest git-credential get|store|erase")
 		return exitUsage
 	}
-	return answerCredential(args[0], in, out, func() ([]byte, error) { return os.ReadFile(tokenFile) })
+	return answerCredential(args[0], in, out, os.ReadFile)
 }
 
-// answerCredential gives the gate's token to git when it asks for the gate.
-func answerCredential(verb string, in io.Reader, out io.Writer, token func() ([]byte, error)) int {
-	asked := map[string]string{}
+// answerCredential gives git what it asks for, and is silent about every other server.
+func answerCredential(verb string, in io.Reader, out io.Writer, read func(string) ([]byte, error)) int {
+	asked := fields(in)
+	if verb != "get" {
+		return 0
+	}
+	if asked["protocol"] == "http" && asked["host"] == gateHost {
+		if secret, err := read(tokenFile); err == nil {
+			fmt.Fprintf(out, "username=terok\npassword=%s\n", bytes.TrimSpace(secret))
+		}
+		return 0
+	}
+	data, err := read(sandbox.UpstreamLogin)
+	if err != nil {
+		return 0 // nothing to say
+	}
+	if have := fields(bytes.NewReader(data)); have["protocol"] == asked["protocol"] && have["host"] == asked["host"] && have["host"] != "" {
+		fmt.Fprintf(out, "username=%s\npassword=%s\n", have["username"], have["password"])
+	}
+	return 0
+}
+
+// fields reads lines of KEY=VALUE.
+func fields(in io.Reader) map[string]string {
+	m := map[string]string{}
 	lines := bufio.NewScanner(io.LimitReader(in, 64<<10))
 	for lines.Scan() {
 		if k, v, ok := strings.Cut(lines.Text(), "="); ok {
-			asked[k] = v
+			m[k] = v
 		}
 	}
-	if verb != "get" || asked["protocol"] != "http" || asked["host"] != gateHost {
-		return 0 // nothing to say
-	}
-	secret, err := token()
-	if err != nil {
-		return 0
-	}
-	fmt.Fprintf(out, "username=terok\npassword=%s\n", bytes.TrimSpace(secret))
-	return 0
+	return m
 }
 
 var gateHost = fmt.Sprintf("%s:%d", sandbox.ServiceHost, sandbox.GatePort)

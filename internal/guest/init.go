@@ -52,9 +52,12 @@ func initMain(args []string) int {
 		return refuse(err)
 	}
 	start := welcome.Start
-	env, err := prepare(ctx, start)
-	if err == nil && start.SSHAgent {
+	if start.SSHAgent { // before the workspace, which may come over ssh
 		err = serveAgent(ctx, sandbox.SSHAgentSock)
+	}
+	var env []string
+	if err == nil {
+		env, err = prepare(ctx, start)
 	}
 	if e := sup.ready(ctx, err); e != nil && err == nil {
 		return refuse(e) // the supervisor went away meanwhile

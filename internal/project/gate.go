@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 
 // Gate is the section of the git gate.
 type Gate struct {
+	Enabled       bool     `yaml:"enabled"`   // off only in online projects: tasks clone from upstream
+	Path          string   `yaml:"path"`      // directory of the mirror, which projects of one upstream may share
 	Protected     []string `yaml:"protected"` // branches that no task may push, besides its view of upstream
 	RequireReview string   `yaml:"require_review" oneof:"none branch commit"`
 	Promote       struct {
@@ -32,6 +35,9 @@ type Gate struct {
 	AutoApplyLossless bool `yaml:"auto_apply_lossless"` // take upstream's side unasked where nothing is lost
 	GCDays            int  `yaml:"gc_days"`             // how long unreachable objects stay; at least 1
 	LFS               LFS  `yaml:"lfs"`                 // off
+	// Submodules are the addresses of submodules that are mirrored and served to tasks, where the
+	// default branch names them; every other one is only shown.
+	Submodules []string `yaml:"submodules"`
 }
 
 // LFS is what the gate does about files that a repository keeps in Git LFS. Off is all there is:
@@ -63,7 +69,10 @@ type Push struct {
 
 // Gatekeeping is the section of what happens without being asked.
 type Gatekeeping struct {
-	UpstreamPolling struct {
+	// ExposeExternalRemote adds a remote "external" with the upstream's URL, without credentials and
+	// without a rule that would open its server.
+	ExposeExternalRemote bool `yaml:"expose_external_remote"`
+	UpstreamPolling      struct {
 		Enabled         bool `yaml:"enabled"`
 		IntervalMinutes int  `yaml:"interval_minutes"` // at least 1
 	} `yaml:"upstream_polling"`
@@ -79,6 +88,7 @@ type Gatekeeping struct {
 
 // gateDefaults is what the sections mean when they are empty.
 func (c *Config) gateDefaults() {
+	c.Gate.Enabled = true
 	c.Gate.Push = Push{MaxPackMB: 512, MaxFileMB: 100, MaxRefs: 500, Fsck: "strict", Secrets: "refuse"}
 	c.Gate.QuotaMB, c.Gate.GCDays, c.Gate.LFS = 2048, 14, LFSOff
 	c.Gate.Backups.Enabled, c.Gate.Backups.RetentionDays, c.Gate.Backups.KeepMin = true, 30, 3
@@ -109,6 +119,16 @@ func (c *Config) validateGate() []config.FieldError {
 			fail(fmt.Sprintf("gate.fsck_skip[%d]", i), "must be the full id of an object, 40 or 64 digits of 0-9 and a-f")
 		}
 	}
+	if at := c.Gate.Path; at != "" && (!filepath.IsAbs(at) || strings.ContainsFunc(at, func(r rune) bool { return r < 0x20 || r == 0x7f || r == ':' })) {
+		fail("gate.path", "must be an absolute path without colons") // podman mounts its objects
+	}
+	for i, address := range c.Gate.Submodules {
+		if up, err := store.ParseUpstream(address); err != nil || up.URL == "" {
+			fail(fmt.Sprintf("gate.submodules[%d]", i), "must be the address of a repository: https://, ssh:// or host:path")
+		} else if up.Protocol == "file" && c.UpstreamIsRemote() {
+			fail(fmt.Sprintf("gate.submodules[%d]", i), "a path of this machine can only stand beside an upstream that is one")
+		}
+	}
 	for i, p := range c.Gate.Protected {
 		if _, err := path.Match(p, ""); err != nil || p == "" {
 			fail(fmt.Sprintf("gate.protected[%d]", i), "must be a branch name or a pattern such as release/*")
@@ -128,4 +148,28 @@ func (c *Config) validateGate() []config.FieldError {
 func (p *Project) Backups() store.Backups {
 	b := p.Gate.Backups
 	return store.Backups{Off: !b.Enabled, Retention: time.Duration(b.RetentionDays) * 24 * time.Hour, KeepMin: b.KeepMin}
+}
+
+// GateHome is where the project's mirror is meant to lie, "" for its own place. The path of the
+// mirror itself, as terok gate path prints it, means the directory around it.
+func (p *Project) GateHome() string {
+	if p.Gate.Path == "" {
+		return ""
+	}
+	at := filepath.Clean(p.Gate.Path)
+	if filepath.Base(at) == "base.git" {
+		at = filepath.Dir(at)
+	}
+	return at
+}
+
+// SubmoduleAddresses are the listed submodules as the store compares them.
+func (p *Project) SubmoduleAddresses() []string {
+	var all []string
+	for _, address := range p.Gate.Submodules {
+		if up, err := store.ParseUpstream(address); err == nil {
+			all = append(all, up.URL)
+		}
+	}
+	return all
 }

@@ -29,6 +29,7 @@ type Config struct {
 	Project struct {
 		Name        string `yaml:"name"`
 		Description string `yaml:"description"`
+		Class       string `yaml:"security_class" oneof:"gatekeeping online"`
 	} `yaml:"project"`
 	Git struct {
 		UpstreamURL   string `yaml:"upstream_url"`   // path of a clone, or a URL; "" for a project without repository
@@ -68,6 +69,7 @@ type Config struct {
 // Defaults is what project.yml means when it is empty: the user's config.yml.
 func Defaults(g config.Global) Config {
 	var c Config
+	c.Project.Class = ClassGatekeeping
 	c.gateDefaults()
 	c.Run.Run = g.Run
 	c.Clearance = g.Clearance
@@ -133,6 +135,7 @@ func (c *Config) Validate() []config.FieldError {
 	}
 	bad = append(bad, c.Shield.validate()...)
 	bad = append(bad, c.validateGate()...)
+	bad = append(bad, c.validateMode()...)
 	switch c.Credentials.Scope {
 	case "", "shared", "project":
 	default:
@@ -264,6 +267,7 @@ type Spec struct {
 	Agent    string
 	Allow    []string
 	Profiles []string
+	Class    string // ClassGatekeeping, which is also "", or ClassOnline
 }
 
 // Create writes a project.yml that its owner can edit. It fails when the name is taken.
@@ -287,6 +291,9 @@ func (s Store) Create(spec Spec) (*Project, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# terok project; terok project show %s prints what it means\n", spec.Name)
 	fmt.Fprintf(&b, "project:\n  name: %s\n", spec.Name)
+	if spec.Class != "" && spec.Class != ClassGatekeeping {
+		fmt.Fprintf(&b, "  security_class: %s\n", quote(spec.Class))
+	}
 	if spec.Upstream != "" || spec.Branch != "" {
 		b.WriteString("git:\n")
 		if spec.Upstream != "" {

@@ -204,8 +204,6 @@ func (*Config) Moved() map[string]string {
 		"shield.overrides":        "write shield.override",
 		"shield.drop_on_task_run": "remove it: a task starts with its shield up; terok shield down P/T --for 30m lowers it",
 		"project.id":              "write project.name",
-		"gate.enabled":            "remove it: a project with git.upstream_url has a gate",
-		"gate.path":               "remove it: gates lie below XDG_DATA_HOME, one for each project",
 		"gate.isolation":          "remove it: each task has a repository of its own; terok task run --from hands work over",
 		"gate.seed":               "remove it: a task borrows the objects of the base",
 		"gate.push.protected":     "write gate.protected",
@@ -254,6 +252,13 @@ func (p *Project) Rules() ([]policy.Rule, error) {
 		return nil, problem.New("profile_invalid", problem.Usage, "%w", err).WithHint("terok shield profiles")
 	}
 	rules = append(rules, listed...)
+	if p.Online() && p.Git.UpstreamURL != "" {
+		r, err := p.upstreamRule(p.File + ": git.upstream_url (online)")
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+	}
 	return rules, add("allow", p.Shield.Allow, policy.Project, "+")
 }
 

@@ -36,25 +36,42 @@ not a fault: do not retry it in a loop and do not look for a way around.
 		"`" + sandbox.GuestProgram + " guest ask HOST[:PORT] --reason \"what for\"` asks the operator to open it and waits up to 2 minutes; do not repeat it when denied, say in your answer what you could not do.\n" +
 		"API keys in your environment are placeholders that work only from here; they are not secrets.\n")
 	if l.Facts.Remote != "" {
-		fmt.Fprintf(&b, `
-# Git
-
-Remote %s is a gate on the operator's machine, not the real upstream; you cannot reach that one.
-Commit your work in small commits with good messages and push your branch`, l.Facts.Remote)
-		if l.Facts.Branch != "" {
-			fmt.Fprintf(&b, ":\n\n    git push %s HEAD:refs/heads/%s\n", l.Facts.Remote, l.Facts.Branch)
-		} else {
-			b.WriteString(".\n")
-		}
-		b.WriteString("\nA person reviews what you pushed and brings it upstream. Unpushed work is not seen by anybody.\n" +
-			"What they said about it is in " + sandbox.FeedbackFile + "; read it when it exists, and before you push again.\n" +
-			"Reviews of your branch that are open upstream and not level with it are in " + sandbox.ReviewStatus + ".\n" +
-			"Tags are refused. Your git identity is set already.\n")
+		gitInstructions(&b, l.Facts)
 	}
 	if notes := strings.TrimSpace(l.Notes); notes != "" {
 		fmt.Fprintf(&b, "\n# From the operator\n\n%s\n", notes)
 	}
 	return b.String()
+}
+
+// gitInstructions tell which remote is what, and where work goes.
+func gitInstructions(b *strings.Builder, f Facts) {
+	fmt.Fprintf(b, "\n# Git\n\nRemote %s is ", f.Remote)
+	to := f.Remote
+	switch {
+	case !f.Online:
+		b.WriteString("a gate on the operator's machine, not the real upstream; you cannot reach that one.\n")
+	case f.Gate == "":
+		b.WriteString("the real upstream: others see at once what you push there.\n")
+	default:
+		to = f.Gate
+		fmt.Fprintf(b, "the real upstream: others see at once what you push there, so push only what you\nwere asked to publish. Remote %s is a gate on the operator's machine, for everything else.\n", f.Gate)
+	}
+	b.WriteString("Commit your work in small commits with good messages and push your branch")
+	if f.Branch != "" {
+		fmt.Fprintf(b, ":\n\n    git push %s HEAD:refs/heads/%s\n", to, f.Branch)
+	} else {
+		b.WriteString(".\n")
+	}
+	if f.Gate != "" {
+		fmt.Fprintf(b, "\nA person reviews what you pushed to %s and brings it upstream. Unpushed work is not seen by anybody.\n", f.Gate)
+		b.WriteString("What they said about it is in " + sandbox.FeedbackFile + "; read it when it exists, and before you push again.\n" +
+			"Reviews of your branch that are open upstream and not level with it are in " + sandbox.ReviewStatus + ".\n" +
+			"Tags are refused there. ")
+	} else {
+		b.WriteString("\nUnpushed work is not seen by anybody. ")
+	}
+	b.WriteString("Your git identity is set already.\n")
 }
 
 // tmuxConf is for the container's session. Its prefix is C-a, so that C-b stays with a tmux on

@@ -34,7 +34,9 @@ type Launch struct {
 type Facts struct {
 	Workspace string   // "/workspace"
 	Branch    string   // the task's branch, "" without a gate
-	Remote    string   // "origin", "" without a gate
+	Remote    string   // "origin", "" without a repository
+	Gate      string   // the remote that is a gate: Remote, or "gate" beside it; "" for none
+	Online    bool     // Remote is the real upstream
 	Hosts     []string // hosts that are open, in words of a person
 }
 

@@ -5,21 +5,23 @@ import "path"
 // Places inside the container that agents use. They lie in the home of dev and are written at
 // each start; nothing in them is secret and nothing of them is trusted by the host.
 const (
-	AgentDir     = "/home/dev/.terok"                        // prompt, instructions, session ids, shims
-	ShimDir      = AgentDir + "/bin"                         // first on PATH: `claude` is the wrapper
-	PromptFile   = AgentDir + "/prompt.txt"                  // of a headless task, given to the agent as its stdin
-	OpeningFile  = AgentDir + "/initial-prompt.txt"          // of an interactive task, given to the agent once
-	OpeningDone  = AgentDir + "/initial-prompt.consumed.txt" // what OpeningFile becomes when the agent got it
-	FeedbackFile = AgentDir + "/review-feedback.md"          // what reviewers said of the task's work
-	ReviewStatus = AgentDir + "/review-status"               // how far the task is from reviews that are open at the forge
-	Instructions = AgentDir + "/instructions.md"             // what terok and the operator tell the agent
-	TmuxConf     = AgentDir + "/tmux.conf"                   // of session TmuxSession
-	TmuxSession  = "main"                                    // every login lands in it
-	GuestProgram = "/run/terok/bin/terok"                    // the guest binary
-	BundleMount  = "/opt/terok/agents"                       // NAME below it is the agent's bundle, read-only
-	TaskAgentEnv = "TEROK_AGENT"                             // name of the task's agent
-	SSHAgentSock = "/run/terok/ssh-agent.sock"               // SSH_AUTH_SOCK, where the task has SSH keys
-	SSHHosts     = "/run/terok/ssh/known_hosts"              // the host keys that its ssh believes
+	AgentDir      = "/home/dev/.terok"                        // prompt, instructions, session ids, shims
+	ShimDir       = AgentDir + "/bin"                         // first on PATH: `claude` is the wrapper
+	PromptFile    = AgentDir + "/prompt.txt"                  // of a headless task, given to the agent as its stdin
+	OpeningFile   = AgentDir + "/initial-prompt.txt"          // of an interactive task, given to the agent once
+	OpeningDone   = AgentDir + "/initial-prompt.consumed.txt" // what OpeningFile becomes when the agent got it
+	FeedbackFile  = AgentDir + "/review-feedback.md"          // what reviewers said of the task's work
+	ReviewStatus  = AgentDir + "/review-status"               // how far the task is from reviews that are open at the forge
+	Instructions  = AgentDir + "/instructions.md"             // what terok and the operator tell the agent
+	TmuxConf      = AgentDir + "/tmux.conf"                   // of session TmuxSession
+	TmuxSession   = "main"                                    // every login lands in it
+	GuestProgram  = "/run/terok/bin/terok"                    // the guest binary
+	BundleMount   = "/opt/terok/agents"                       // NAME below it is the agent's bundle, read-only
+	TaskAgentEnv  = "TEROK_AGENT"                             // name of the task's agent
+	SSHAgentSock  = "/run/terok/ssh-agent.sock"               // SSH_AUTH_SOCK, where the task has SSH keys
+	GitConfig     = "/run/terok/git/config"                   // configuration of git that the user's own includes
+	UpstreamLogin = "/run/terok/upstream-login"               // the phantom for the upstream's git server, as git's credential helpers write it
+	SSHHosts      = "/run/terok/ssh/known_hosts"              // the host keys that its ssh believes
 )
 
 // AgentSpecPath is where the wrapper `terok guest agent NAME` finds its Agent.

@@ -111,13 +111,17 @@ type StartFile struct {
 	Keep    bool   `json:"keep,omitempty"` // leave an existing file alone
 }
 
-// Clone fills an empty workspace from the gate.
+// Clone fills an empty workspace from the gate, or from the upstream.
 type Clone struct {
-	URL       string `json:"url"`        // gate address without credentials
-	Branch    string `json:"branch"`     // the task's own branch
-	Borrow    string `json:"borrow"`     // object directory of the base inside the container, "" for a plain clone
-	UserName  string `json:"user_name"`  // git identity
-	UserEmail string `json:"user_email"` // git identity
+	URL       string `json:"url"`                // gate address without credentials; "" without gate
+	Branch    string `json:"branch"`             // the task's own branch
+	Borrow    string `json:"borrow"`             // object directory of the base inside the container, "" for a plain clone
+	Origin    string `json:"origin,omitempty"`   // the upstream, where tasks reach it: remote origin, and the gate is the remote gate
+	Start     string `json:"start,omitempty"`    // without gate: branch of Origin to begin from; "" is its default
+	Config    string `json:"config,omitempty"`   // file of git configuration that the user's own includes
+	External  string `json:"external,omitempty"` // upstream as a further remote of that name, without any way to it
+	UserName  string `json:"user_name"`          // git identity
+	UserEmail string `json:"user_email"`         // git identity
 }
 
 // Gate is the git service of one task.
@@ -131,6 +135,9 @@ type Gate struct {
 	MaxFileMB int `json:"max_file_mb,omitempty"` // of one file in it
 	MaxRefs   int `json:"max_refs,omitempty"`    // refs in one push
 	QuotaMB   int `json:"quota_mb,omitempty"`    // of the task's repository, beside the base
+
+	// Submodules are mirrors that are served read-only beside the task's repository: name → path.
+	Submodules map[string]string `json:"submodules,omitempty"`
 
 	Lenient      bool `json:"lenient,omitempty"`       // let old programs' harmless faults through
 	AllowSecrets bool `json:"allow_secrets,omitempty"` // let vendors' keys through, review flags them

@@ -120,8 +120,16 @@ type Route struct {
 	Policy  []string `json:"policy"`            // rules of package endpoint
 	Default string   `json:"default,omitempty"` // "allow" or "deny", which is also ""
 
+	Git *GitHost `json:"git,omitempty"` // it serves repositories too, under the same rules
+
 	RedirectHosts []string  `json:"redirect_hosts,omitempty"` // redirects to these hosts are shown to the container
 	Exchange      *Exchange `json:"exchange,omitempty"`       // what "substitute" endpoints of this host answer
+}
+
+// GitHost says how a forge's git server takes the credential of its API: as the password of HTTP
+// Basic.
+type GitHost struct {
+	User string `json:"user"` // the name beside it, e.g. "oauth2"
 }
 
 // Price is what a million tokens of a model cost, in US dollars.

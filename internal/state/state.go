@@ -81,8 +81,21 @@ func (r Roots) ArchiveDir() string     { return filepath.Join(r.Data, "archive")
 // Gate repositories.
 func (r Roots) GateDir(p string) string { return filepath.Join(r.Data, "gate", p) }
 func (r Roots) GateBase(p string) string {
-	return filepath.Join(r.GateDir(p), "base.git")
+	return filepath.Join(r.GateHome(p), "base.git")
 }
+
+// GateLink is a symbolic link that says where the mirror of a project lies that has it elsewhere.
+func (r Roots) GateLink(p string) string { return filepath.Join(r.GateDir(p), "mirror") }
+
+// GateHome is the directory of a project's mirror, base.git with its state and lock: its own, or
+// one that it shares with other projects. Task repositories and reviews are always its own.
+func (r Roots) GateHome(p string) string {
+	if at, err := os.Readlink(r.GateLink(p)); err == nil && filepath.IsAbs(at) {
+		return filepath.Clean(at)
+	}
+	return r.GateDir(p)
+}
+
 func (r Roots) GateTask(p, id string) string {
 	return filepath.Join(r.GateDir(p), "tasks", id+".git")
 }

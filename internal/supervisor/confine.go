@@ -61,6 +61,9 @@ func restrictFiles(h *handover) error {
 			landlock.RODirs("/usr", "/bin", "/lib", "/lib64").IgnoreIfMissing(), // git and what it needs
 			landlock.RODirs(g.Base).IgnoreIfMissing(),
 			landlock.RWDirs(g.Repo).WithRefer().IgnoreIfMissing())
+		for _, dir := range g.Submodules {
+			rules = append(rules, landlock.RODirs(dir).IgnoreIfMissing())
+		}
 	}
 	// It serves on inherited sockets only: nothing on the host may listen in its name. All in one
 	// ruleset: a second one, whatever it is about, would deny moving files between directories

@@ -245,7 +245,7 @@ func (s *service) gitGate() {
 	if g == nil || s.hand.GateToken == "" {
 		return
 	}
-	s.gate = server.New(server.Config{Git: &git.Runner{}, Repo: g.Repo, Base: g.Base, Token: s.hand.GateToken,
+	s.gate = server.New(server.Config{Git: &git.Runner{}, Repo: g.Repo, Base: g.Base, Submodules: g.Submodules, Token: s.hand.GateToken,
 		Protected: g.Protected, Lenient: g.Lenient, AllowSecrets: g.AllowSecrets, Record: s.ledger,
 		Leaked: func(token string) { go s.pushed(token) },
 		Limits: server.Limits{MaxPack: int64(g.MaxPackMB) << 20, MaxFile: int64(g.MaxFileMB) << 20,

@@ -79,12 +79,14 @@ func set[T int | int64 | time.Duration](v *T, d T) {
 
 // Config is one task's gate.
 type Config struct {
-	Git       *git.Runner
-	Repo      string   // the task's repository on the host
-	Base      string   // the base repository whose objects Repo borrows
-	Token     string   // the secret of this start; empty refuses every request
-	Protected []string // branches the task may not touch: names, or patterns of path.Match
-	Lenient   bool     // let through the faults that old programs made in good faith (git.OldMistakes)
+	Git   *git.Runner
+	Repo  string // the task's repository on the host
+	Base  string // the base repository whose objects Repo borrows
+	Token string // the secret of this start; empty refuses every request
+	// Submodules are mirrors that are served for reading as /sub/NAME.git: NAME → path.
+	Submodules map[string]string
+	Protected  []string // branches the task may not touch: names, or patterns of path.Match
+	Lenient    bool     // let through the faults that old programs made in good faith (git.OldMistakes)
 	// AllowSecrets lets vendors' keys through, which review then flags. Terok's own tokens never pass.
 	AllowSecrets bool
 	// Leaked gets each whole phantom of terok that a push holds, once for every push; nil does nothing. The
@@ -141,8 +143,8 @@ func (h *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.admit(w, r) {
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, Path)
-	if !ok || rest != "" && rest[0] != '/' {
+	at, rest, ok := h.find(r.URL.Path)
+	if !ok {
 		refuse(w, http.StatusNotFound, "this gate has one repository: "+Path)
 		return
 	}
@@ -156,14 +158,14 @@ func (h *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusForbidden, "only git's smart protocol is served")
 			return
 		}
-		if service == "git-receive-pack" && h.refuseFrozen(w) {
+		if service == "git-receive-pack" && (at.refuseWrite(w) || h.refuseFrozen(w)) {
 			return
 		}
-		h.slot(w, r, func() { h.advertise(w, r, service) })
+		h.slot(w, r, func() { h.advertise(w, r, at, service) })
 	case rest == "/git-upload-pack" && r.Method == http.MethodPost:
-		h.slot(w, r, func() { h.uploadPack(w, r) })
+		h.slot(w, r, func() { h.uploadPack(w, r, at) })
 	case rest == "/git-receive-pack" && r.Method == http.MethodPost:
-		if h.refuseFrozen(w) {
+		if at.refuseWrite(w) || h.refuseFrozen(w) {
 			return
 		}
 		h.oneReceive(w, r, func() { h.slot(w, r, func() { h.receivePack(w, r) }) })
@@ -271,8 +273,10 @@ func (h *Server) config() []string {
 }
 
 // cmd is one git process on the task's repository.
-func (h *Server) cmd(args ...string) git.Cmd {
-	return git.Cmd{GitDir: h.Repo, Args: args, Config: h.config(), Alternates: []string{h.objects}, Limits: limits}
+func (h *Server) cmd(args ...string) git.Cmd { return h.cmdAt(h.task(), args...) }
+
+func (h *Server) cmdAt(at place, args ...string) git.Cmd {
+	return git.Cmd{GitDir: at.dir, Args: args, Config: h.config(), Alternates: at.alternates, Limits: limits}
 }
 
 // limits of each git process: a pack can be made to cost far more than its size. There is no limit
@@ -286,9 +290,11 @@ var limits = []child.Limit{
 }
 
 // advertise answers GET info/refs.
-func (h *Server) advertise(w http.ResponseWriter, r *http.Request, service string) {
-	h.refresh(r.Context())
-	c := h.cmd(strings.TrimPrefix(service, "git-"), "--stateless-rpc", "--http-backend-info-refs", h.Repo)
+func (h *Server) advertise(w http.ResponseWriter, r *http.Request, at place, service string) {
+	if !at.readOnly {
+		h.refresh(r.Context())
+	}
+	c := h.cmdAt(at, strings.TrimPrefix(service, "git-"), "--stateless-rpc", "--http-backend-info-refs", at.dir)
 	protocol := h.protocol(r, service)
 	c.Env = append(c.Env, protocol...)
 	c.Timeout = -1
@@ -313,7 +319,7 @@ func (h *Server) protocol(r *http.Request, service string) []string {
 }
 
 // uploadPack answers a fetch.
-func (h *Server) uploadPack(w http.ResponseWriter, r *http.Request) {
+func (h *Server) uploadPack(w http.ResponseWriter, r *http.Request, at place) {
 	if r.Header.Get("Content-Type") != "application/x-git-upload-pack-request" {
 		refuse(w, http.StatusUnsupportedMediaType, "not a fetch request")
 		return
@@ -324,7 +330,7 @@ func (h *Server) uploadPack(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-git-upload-pack-result")
-	c := h.cmd("upload-pack", "--stateless-rpc", h.Repo)
+	c := h.cmdAt(at, "upload-pack", "--stateless-rpc", at.dir)
 	c.Env = append(c.Env, h.protocol(r, "git-upload-pack")...)
 	out := newResponse(w, h.Limits.Idle)
 	defer out.done()

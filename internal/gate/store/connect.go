@@ -2,9 +2,12 @@ package store
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"terok/internal/git"
+	"terok/internal/shield/policy"
 )
 
 // Access is what reaching one upstream needs beyond its URL: a token, a key, an agent. Nothing of
@@ -49,6 +52,28 @@ func (c *Connection) Cmd(dir string, timeout time.Duration, args ...string) git.
 		cmd.Env = []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes -oClearAllForwardings=yes -oPermitLocalCommand=no " +
 			"-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4"}
 	}
-	cmd.Env = append(cmd.Env, c.access.Env...) // the last word on a variable
+	cmd.Env = append(slices.Clip(cmd.Env), c.access.Env...) // the last word on a variable
+	return c.onThisMachine(cmd)
+}
+
+// onThisMachine makes policy.HostName, by which containers call a port of this machine's loopback,
+// mean the same to git on the host, so that one URL is good on both sides.
+func (c *Connection) onThisMachine(cmd git.Cmd) git.Cmd {
+	host, port := c.up.Server()
+	if host != policy.HostName {
+		return cmd
+	}
+	if c.up.Protocol == "https" {
+		cmd.Config = append(cmd.Config, "http.curloptResolve="+host+":"+port+":127.0.0.1") // git 2.37
+	}
+	for i, kv := range cmd.Env {
+		if strings.HasPrefix(kv, "GIT_SSH_COMMAND=") {
+			alias := host
+			if port != "22" {
+				alias = "[" + host + "]:" + port // as known_hosts has it
+			}
+			cmd.Env[i] = kv + " -oHostName=127.0.0.1 '-oHostKeyAlias=" + alias + "'"
+		}
+	}
 	return cmd
 }

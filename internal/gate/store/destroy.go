@@ -242,13 +242,13 @@ func (s *Store) Publish(ctx context.Context, project string) error { return s.pu
 // that only the gate has, and backups, are carried over as backups.
 func (s *Store) reinit(ctx context.Context, project string, up Upstream, o Options) (Report, error) {
 	base := s.Roots.GateBase(project)
-	ids, err := s.Tasks(project)
+	tasks, err := s.borrowers(project)
 	if err != nil {
 		return Report{}, err
 	}
-	if len(ids) > 0 {
-		return Report{}, problem.New("gate_in_use", problem.Conflict, "tasks borrow from the gate of %s: %s", project, strings.Join(ids, ", ")).
-			WithHint("terok task delete %s/%s, with --keep-commits to keep what was not promoted", project, ids[0])
+	if len(tasks) > 0 {
+		return Report{}, problem.New("gate_in_use", problem.Conflict, "tasks borrow from the gate of %s: %s", project, strings.Join(tasks, ", ")).
+			WithHint("terok task delete %s, with --keep-commits to keep what was not promoted", tasks[0])
 	}
 	lost, err := s.wouldLose(ctx, project)
 	if err != nil {

@@ -4,6 +4,7 @@
 //	gate/P/base.git        what upstream has, plus what a person accepted
 //	gate/P/tasks/ID.git    what one task sees and pushes
 //	gate/P/state.json      upstream address and default branch, last sync
+//	gate/P/mirror          link to the directory of base and state, where another project shares them
 //
 // It guarantees: a repository appears complete or not at all; sync only creates branches and
 // moves them forward, each by compare-and-swap, and reports everything else; a task reaches the
@@ -100,7 +101,7 @@ func (s *Store) Upstream(project string) (Upstream, error) {
 }
 
 func (s *Store) statePath(project string) string {
-	return filepath.Join(s.Roots.GateDir(project), "state.json")
+	return filepath.Join(s.Roots.GateHome(project), "state.json")
 }
 
 func (s *Store) load(project string) (*gateState, error) {
@@ -176,7 +177,7 @@ func (s *Store) waitLock(ctx context.Context, project string, wait, shared bool,
 	if err := checkComponent(project); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.Roots.GateDir(project), "gate")
+	path := filepath.Join(s.Roots.GateHome(project), "gate")
 	var late <-chan time.Time
 	if !wait {
 		deadline := time.NewTimer(BusyWait)

@@ -60,6 +60,8 @@ type Report struct {
 	GateOnly []string `json:"gate_only"` // branches that upstream never had
 	Notes    []string `json:"notes"`
 	Errors   []string `json:"errors"` // what failed while the rest was done
+
+	Submodules []Submodule `json:"submodules,omitempty"` // of the default branch
 }
 
 // Options of a sync. The zero value brings the whole base up to date and waits BusyWait for

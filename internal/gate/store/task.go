@@ -228,16 +228,6 @@ func (s *Store) DeleteTask(_ context.Context, project, id string) error {
 	return os.RemoveAll(gone)
 }
 
-// Delete removes a project's whole gate.
-func (s *Store) Delete(ctx context.Context, project string) error {
-	unlock, err := s.Lock(ctx, project)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return os.RemoveAll(s.Roots.GateDir(project))
-}
-
 // Tasks lists the ids of a project's task repositories.
 func (s *Store) Tasks(project string) ([]string, error) {
 	if err := checkComponent(project); err != nil {
@@ -258,11 +248,6 @@ func (s *Store) Tasks(project string) ([]string, error) {
 
 // refreshTasks shows a changed base to the tasks that run: their next fetch sees it.
 func (s *Store) refreshTasks(ctx context.Context, project string, rep *Report) {
-	ids, err := s.Tasks(project)
-	if err != nil {
-		rep.Notes = append(rep.Notes, "tasks could not be listed: "+text.Line(err.Error(), 0))
-		return
-	}
 	base := s.Roots.GateBase(project)
 	refs, err := readRefs(base)
 	if err != nil {
@@ -270,8 +255,14 @@ func (s *Store) refreshTasks(ctx context.Context, project string, rep *Report) {
 		return
 	}
 	heads := refs.below(refname.Heads)
-	for _, id := range ids {
-		if err := s.refreshTask(ctx, s.Roots.GateTask(project, id), filepath.Join(base, "objects"), heads); err != nil {
+	tasks, err := s.borrowers(project)
+	if err != nil {
+		rep.Notes = append(rep.Notes, "tasks could not be listed: "+text.Line(err.Error(), 0))
+		return
+	}
+	for _, t := range tasks {
+		p, id, _ := strings.Cut(t, "/")
+		if err := s.refreshTask(ctx, s.Roots.GateTask(p, id), filepath.Join(base, "objects"), heads); err != nil {
 			rep.Notes = append(rep.Notes, fmt.Sprintf("task %s was not told: %s", id, text.Line(err.Error(), 0)))
 		}
 	}

@@ -128,7 +128,11 @@ func (s *Store) GC(ctx context.Context, project string, o GCOptions) ([]RepoSize
 	for _, id := range ids {
 		report = append(report, s.gcTask(ctx, project, id, o))
 	}
-	report = append(report, s.gcBase(ctx, base, len(ids), o))
+	borrowers, err := s.borrowers(project)
+	if err != nil {
+		return nil, err
+	}
+	report = append(report, s.gcBase(ctx, base, len(borrowers), o))
 	if o.DryRun {
 		return report, nil
 	}
@@ -295,9 +299,10 @@ type Status struct {
 	Checked  *Check            `json:"checked"`
 	Frozen   map[string]string `json:"frozen"` // task, or "" for all → reason
 	Tasks    []TaskStatus      `json:"tasks"`
-	Backups  int               `json:"backups"` // of the base
-	Lock     string            `json:"lock"`    // who holds it, "" for nobody
-	LFS      bool              `json:"lfs"`     // the default branch keeps files in Git LFS: they stay pointers
+	Backups  int               `json:"backups"`    // of the base
+	Lock     string            `json:"lock"`       // who holds it, "" for nobody
+	Modules  []Submodule       `json:"submodules"` // of the default branch
+	LFS      bool              `json:"lfs"`        // the default branch keeps files in Git LFS: they stay pointers
 }
 
 // TaskStatus is one task's repository.
@@ -345,10 +350,10 @@ func (s *Store) Status(ctx context.Context, project string) (Status, error) {
 	for _, id := range ids {
 		v.Tasks = append(v.Tasks, s.taskStatus(ctx, project, id))
 	}
-	if unlock, err := state.TryLock(filepath.Join(s.Roots.GateDir(project), "gate")); err == nil {
+	if unlock, err := state.TryLock(filepath.Join(s.Roots.GateHome(project), "gate")); err == nil {
 		unlock()
 	} else if errors.Is(err, state.ErrLocked) {
-		holder, _ := readSmall(filepath.Join(s.Roots.GateDir(project), "gate.lock"))
+		holder, _ := readSmall(filepath.Join(s.Roots.GateHome(project), "gate.lock"))
 		v.Lock = text.Line(string(holder), 100)
 	}
 	return v, nil

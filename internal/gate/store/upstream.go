@@ -4,10 +4,12 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"terok/internal/problem"
 	"terok/internal/text"
+	"terok/internal/vault/ssh"
 )
 
 // Upstream is where a project's code comes from and goes to: an absolute path, or a file://,
@@ -40,6 +42,23 @@ func (u Upstream) Local() string {
 		return ""
 	}
 	return strings.TrimPrefix(u.URL, "file://")
+}
+
+// Server is the host and the port of a remote upstream, "" for a local one.
+func (u Upstream) Server() (host, port string) {
+	switch u.Protocol {
+	case "https":
+		if parsed, err := url.Parse(u.URL); err == nil {
+			if host, port = parsed.Hostname(), parsed.Port(); port == "" {
+				port = "443"
+			}
+		}
+	case "ssh":
+		if s, _, ok := ssh.ServerOfURL(u.URL); ok {
+			host, port = s.Host, strconv.Itoa(s.Port)
+		}
+	}
+	return strings.ToLower(host), port
 }
 
 // protocols is what git may use to reach u, and nothing else.

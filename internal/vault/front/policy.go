@@ -17,6 +17,7 @@ type verdict struct {
 	path    endpoint.Path
 	methods []string // its own, and those that it says it means
 	action  endpoint.Action
+	git     bool // one of git's requests for a repository (git.go)
 }
 
 // judge applies every rule that needs no body.
@@ -40,6 +41,7 @@ func (f *Front) judge(r *http.Request, s *site) (verdict, *refusal) {
 		return verdict{route: rt}, refuse(http.StatusBadRequest, "bad_target", "the path can be read in more than one way")
 	}
 	v := verdict{route: rt, child: child, path: path, methods: asked}
+	v.git = rt.forGit(v)
 	for i, method := range asked {
 		a := rt.decide(method, path)
 		if i > 0 && a != v.action {

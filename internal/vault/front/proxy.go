@@ -58,6 +58,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case ref != nil:
+		s.asksLogin(w.Header(), r, ref)
 		f.answer(w, r, &x, ref)
 	case v.action == endpoint.Local:
 		x.status, x.reason = http.StatusNoContent, "local"
@@ -88,12 +89,12 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 		return
 	}
 	url := rt.target(r.URL.EscapedPath(), rt.outQuery(r.URL.RawQuery, key))
-	if upgrade(r) {
+	if upgrade(r) && !v.git {
 		f.tunnel(w, r, rt, (&http.Request{Method: r.Method, URL: url, Host: rt.upstream.Host, Header: rt.outHeader(r.Header, key)}), key, x)
 		return
 	}
 	rules := bodyRules{fetch: rt.ServerFetch || rt.Forge != "", upload: v.action == endpoint.Upload}
-	if rt.Forge != "" {
+	if rt.Forge != "" && !v.git {
 		check, ref := rt.confine(r, v, &lookup{ctx: ctx, route: rt, key: key, path: r.URL.EscapedPath(), now: f.cfg.Now()})
 		if ref != nil {
 			f.answer(w, r, x, ref)
@@ -101,7 +102,15 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 		}
 		rules.forgeCheck = check
 	}
-	body, length, again, err := f.prepareBody(r, rules)
+	var body io.ReadCloser
+	var length int64
+	var again func() (io.ReadCloser, error)
+	var err error
+	if v.git {
+		body, length, err = f.gitBody(r)
+	} else {
+		body, length, again, err = f.prepareBody(r, rules)
+	}
 	if err != nil {
 		f.answer(w, r, x, refusalOf(err))
 		return
@@ -111,7 +120,7 @@ func (f *Front) relay(w http.ResponseWriter, r *http.Request, v verdict, x *exch
 		Method:        r.Method,
 		URL:           url,
 		Host:          rt.upstream.Host,
-		Header:        rt.outHeader(r.Header, key),
+		Header:        v.header(r.Header, key),
 		ContentLength: length,
 		GetBody:       again,
 	}).WithContext(ctx)

@@ -45,7 +45,7 @@ func (f *Front) renewed(r *http.Request, v verdict, key *armed, out *http.Reques
 		}
 	}
 	resp.Body.Close()
-	again.Header = v.route.outHeader(r.Header, fresh)
+	again.Header = v.header(r.Header, fresh)
 	again.URL = v.route.target(r.URL.EscapedPath(), v.route.outQuery(r.URL.RawQuery, fresh))
 	x.retries++
 	if resp, err = v.route.transport.RoundTrip(again); err != nil {
