@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -139,7 +140,17 @@ func (r *sweepReport) run(order sweepOrder) error {
 			continue
 		}
 		r.Processes++
-		r.process(p)
+		// A process that is just becoming another program can be read a moment later.
+		var err error
+		for range 50 {
+			if err = r.process(p); err == nil {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil {
+			r.Unreadable = append(r.Unreadable, err.Error())
+		}
 	}
 	root := fmt.Sprintf("/proc/%d/root", order.Pid)
 	for _, dir := range append([]string{root + "/"}, order.Dirs...) {
@@ -157,46 +168,39 @@ func (r *sweepReport) note(where map[string][]string, data []byte, place string)
 }
 
 // process looks through the environment and the pages in memory of one process (proc(5):
-// environ, maps, pagemap, mem). Pages that are not present hold nothing, or what a file holds.
-func (r *sweepReport) process(p string) {
+// environ, maps, pagemap, mem). Pages that are not present hold nothing, or what a file holds. A
+// process that has ended is no error.
+func (r *sweepReport) process(p string) error {
 	name, _ := os.ReadFile(p + "/comm")
 	place := filepath.Base(p) + " " + strings.TrimSpace(string(name))
-	ended := func() bool {
-		_, err := os.ReadFile(p + "/maps")
-		return errors.Is(err, fs.ErrNotExist) || err != nil && strings.Contains(err.Error(), "no such process")
-	}
-	fail := func(what string, err error) {
-		if !ended() {
-			r.Unreadable = append(r.Unreadable, fmt.Sprintf("%s %s: %v", place, what, err))
+	failed := func(what string, err error) error {
+		if _, gone := os.ReadFile(p + "/maps"); errors.Is(gone, fs.ErrNotExist) || errors.Is(gone, syscall.ESRCH) {
+			return nil
 		}
+		return fmt.Errorf("%s %s: %w", place, what, err)
 	}
 	environ, err := os.ReadFile(p + "/environ")
 	if err != nil {
-		fail("environ", err)
-		return
+		return failed("environ", err)
 	}
 	r.note(r.Environ, environ, place)
 	argv, err := os.ReadFile(p + "/cmdline")
 	if err != nil {
-		fail("cmdline", err)
-		return
+		return failed("cmdline", err)
 	}
 	r.note(r.Argv, argv, place)
 	maps, err := os.ReadFile(p + "/maps")
 	if err != nil {
-		fail("maps", err)
-		return
+		return failed("maps", err)
 	}
 	mem, err := os.Open(p + "/mem")
 	if err != nil {
-		fail("mem", err)
-		return
+		return failed("mem", err)
 	}
 	defer mem.Close()
 	pagemap, err := os.Open(p + "/pagemap")
 	if err != nil {
-		fail("pagemap", err)
-		return
+		return failed("pagemap", err)
 	}
 	defer pagemap.Close()
 	before := r.MemoryBytes
@@ -214,8 +218,9 @@ func (r *sweepReport) process(p string) {
 		r.region(mem, pagemap, from, to, place)
 	}
 	if r.MemoryBytes == before {
-		fail("mem", errors.New("not one page could be read"))
+		return failed("mem", errors.New("not one page could be read"))
 	}
+	return nil
 }
 
 const page = 4096
