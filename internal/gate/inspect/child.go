@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,7 +97,7 @@ func (r *Request) check() error {
 			return fmt.Errorf("%q is not a plain absolute path", dir)
 		}
 	}
-	ids := append(append([]string{}, r.Not...), r.Branches...)
+	ids := slices.Concat(r.Not, r.Branches, r.Have)
 	for _, id := range append(ids, r.Start, r.View.Commit, r.View.From) {
 		if id != "" && !refname.IsID(id) {
 			return fmt.Errorf("%.80q is not a commit id", id)

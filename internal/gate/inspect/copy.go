@@ -35,7 +35,11 @@ func (p *repo) pack(ctx context.Context, tips ...string) (*pack, error) {
 	if p.Repo == p.base() {
 		c.Alternates = nil
 	}
-	c.Stdin = strings.NewReader(revs(tips, p.Not))
+	have := p.Not
+	if p.Have != nil {
+		have = p.Have
+	}
+	c.Stdin = strings.NewReader(revs(tips, have))
 	go func() {
 		defer close(out.done)
 		pw.CloseWithError(p.git.Stream(ctx, c, pw)) // nil is the end
@@ -76,7 +80,11 @@ func revs(tips, not []string) string {
 // is what its id says. A supervisor that was taken over can write all of these, and could show the
 // reviewer another file than the one that the commit holds.
 func (p *repo) take(ctx context.Context) error {
-	in, err := p.pack(ctx, append([]string{p.Start, p.View.From}, p.Branches...)...)
+	tips := append([]string{p.Start, p.View.From}, p.Branches...)
+	if p.Have != nil {
+		tips = append(tips, p.Not...)
+	}
+	in, err := p.pack(ctx, tips...)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ type Request struct {
 	Start    string   `json:"start"`    // commit that the task began from, "" for none
 	Not      []string `json:"not"`      // further commits that the base has: what they reach is not the task's
 	Branches []string `json:"branches"` // tips
+	Have     []string `json:"have"`     // what the base has, where Not is something else; null: Not
 
 	Identities []Identity `json:"identities"` // of the task's commits; empty: not judged
 	Paths      []string   `json:"paths"`      // review.paths: where changes are expected; empty: anywhere

@@ -88,6 +88,7 @@ func (p *repo) lag(ctx context.Context, branch, head string) (Lag, error) {
 // between counts the commits of to that from has not.
 func (p *repo) between(ctx context.Context, from, to string) (int, error) {
 	req := p.request(inspect.OpScan, to)
+	req.Have = append([]string{}, req.Not...)
 	req.Start, req.Not, req.NumbersOnly = "", []string{from}, true
 	reply, err := p.Inspect.Do(ctx, req)
 	if err != nil {
