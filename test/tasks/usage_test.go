@@ -135,7 +135,7 @@ func TestRevokeCredentials(t *testing.T) {
 	if fresh == mine {
 		t.Error("the restart gave the same token")
 	}
-	if code := ask(t, task, fresh) + ask(t, task, mine) + ask(t, task, theirs); code != "200401401" {
+	if code := ask(t, task, fresh) + ask(t, task, mine) + ask(t, task, theirs); code != "200401403" {
 		t.Errorf("new, old and somebody else's token: %s", code)
 	}
 	log, _ := tr.run(0, repo, "task", "audit-credentials", task.ID, "--last", "0")
