@@ -11,7 +11,7 @@
 // It does not prove that the host was honest when it signed.
 //
 // It refuses receipts of other keys than those it is given, other namespaces, trailing bytes, and
-// JSON that says anything twice or more than it knows.
+// JSON that says more than it knows.
 package receipt
 
 import (
