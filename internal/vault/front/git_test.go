@@ -66,6 +66,8 @@ func TestGitHost(t *testing.T) {
 		// An address of the API stays one: confined, and its body read.
 		{"POST", "/api/v4/projects/acme%2Fother/git-receive-pack", push, pack, 403},
 		{"POST", "/api/v4/projects/acme%2Fshop/repository/files/git-upload-pack", fetch, pack, 415},
+		{"POST", "/api/v4/groups/acme/git-receive-pack", push, pack, 403},
+		{"POST", "/Api/v4/groups/acme/git-upload-pack", fetch, pack, 403},
 		{"GET", "/acme/shop/-/raw/main/x", "", "", 403},
 		{"POST", "/acme/shop.git/info/lfs/objects/batch", "application/json", "{}", 403},
 	} {
