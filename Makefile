@@ -35,16 +35,20 @@ commit  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 date    := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo unknown)
 ldflags := -s -w -X terok/internal/version.Version=$(version) -X terok/internal/version.Commit=$(commit) -X terok/internal/version.Date=$(date)
 
-.PHONY: all build test unit e2e attack soak demo lint fuzz bench mutants test-agents leftovers man clean
+.PHONY: all build test setup unit e2e attack soak demo lint fuzz bench mutants test-agents leftovers man clean
 all: build
 
 build:
 	@command -v go >/dev/null || { echo "Go 1.26 is needed to build terok: https://go.dev/dl/" >&2; exit 1; }
 	go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o bin/terok ./cmd/terok
 
-test: unit e2e
+# What tests need is installed before the first of them.
+test: setup unit e2e
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory attack && echo "ok: unit, end-to-end and attack tests passed"; \
 	else echo "ok: unit and end-to-end tests passed. NOT RUN: the attack tests need a network of their own: sudo make attack"; fi
+
+setup:
+	scripts/rootless setup
 
 unit:
 	go test $(TESTARGS) $$(go list ./... | grep -v '^terok/test/') ./test/mutants
