@@ -64,7 +64,7 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 		row("trust", "%s", s.Trust)
 		return tw.Flush()
 	}
-	row("gate", "%s  %s, default %s, %s in %d packs", s.Project, branches(s.Branches), s.Head, text.Size(uint64(s.Size)), s.Packs)
+	row("gate", "%s  %s, default %s, %s in %s", s.Project, branches(s.Branches), s.Head, text.Size(uint64(s.Size)), count(s.Packs, "pack"))
 	if s.Upstream == "" {
 		row("upstream", "none")
 	} else {

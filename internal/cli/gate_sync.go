@@ -151,7 +151,11 @@ func printSync(w io.Writer, r terok.GateReport) error {
 				fmt.Fprintf(&b, "  and %d more\n", len(list)-10)
 				break
 			}
-			fmt.Fprintf(&b, "  %-13s %s  %.12s..%.12s%s\n", strings.ReplaceAll(c.Kind, "_", " "), text.Show(c.Branch), c.Old, c.New, loss(c))
+			span := fmt.Sprintf("%.12s..%.12s", c.Old, c.New)
+			if c.Old == "" {
+				span = span[len(".."):] // a new branch
+			}
+			fmt.Fprintf(&b, "  %-13s %s  %s%s\n", strings.ReplaceAll(c.Kind, "_", " "), text.Show(c.Branch), span, loss(c))
 		}
 	}
 	for i, name := range r.GateOnly[:min(10, len(r.GateOnly))] {
