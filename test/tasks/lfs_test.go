@@ -33,7 +33,7 @@ func TestLFSOff(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	out, _ := tr.run(0, repo, "run", "shell", "-p", fmt.Sprintf(`set -eu
+	out, _ := tr.run(0, repo, "run", "shell", "-p", fmt.Sprintf(`exec 2>&1; set -eu
 cat big.bin; echo "skip=$GIT_LFS_SKIP_SMUDGE"
 printf '[lfs]\n\turl = %[1]s/agent\n[remote "origin"]\n\tlfsurl = %[1]s/agent\n' >.lfsconfig
 printf '%%s' "%[2]s" >more.bin
