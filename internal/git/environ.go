@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,9 +15,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// emptyTree has a built-in object; as source of attributes it takes .gitattributes of the content
-// out of the game (git ≥ 2.41; older ones ignore the variable).
-const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+// The empty tree is an object that every git has built in; as source of attributes it takes
+// .gitattributes of the content out of the game (git ≥ 2.41; older ones ignore the variable).
+// git dies where the id is not one of the repository's own object format.
+const (
+	emptyTreeSHA1   = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+	emptyTreeSHA256 = "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
+)
+
+// maxConfig is how much of a repository's config is looked at for its object format, in bytes.
+const maxConfig = 1 << 20
+
+var sha256Format = regexp.MustCompile(`(?im)^\s*objectformat\s*=\s*"?sha256\b`)
+
+// emptyTree is the id of the empty tree in the object format of a repository or of a linked
+// worktree's git directory. It reads the config as text, since asking git would double each call;
+// a config that misleads it makes git die, and never widens what git reads.
+func emptyTree(gitDir string) string {
+	config := filepath.Join(gitDir, "config")
+	if common, err := os.ReadFile(filepath.Join(gitDir, "commondir")); err == nil {
+		dir := strings.TrimSuffix(string(common), "\n")
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(gitDir, dir)
+		}
+		config = filepath.Join(dir, "config")
+	}
+	f, err := os.OpenFile(config, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return emptyTreeSHA1 // git itself says what is wrong with the repository
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err == nil && sha256Format.Match(data) {
+		return emptyTreeSHA256
+	}
+	return emptyTreeSHA1
+}
 
 // baseEnv is what every git process gets; see git(1) "ENVIRONMENT VARIABLES".
 var baseEnv = []string{
@@ -95,7 +129,7 @@ func (c Cmd) environ() []string {
 	env = append(env, "GIT_ALLOW_PROTOCOL="+joinProtocols(c.Protocols))
 	config := slices.Clone(baseConfig)
 	if c.GitDir != "" {
-		env = append(env, "GIT_DIR="+c.GitDir, "GIT_ATTR_SOURCE="+emptyTree)
+		env = append(env, "GIT_DIR="+c.GitDir, "GIT_ATTR_SOURCE="+emptyTree(c.GitDir))
 		config = append(config, "safe.directory="+c.GitDir)
 	}
 	if c.Dir != "" {

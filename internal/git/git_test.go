@@ -243,3 +243,30 @@ func gone(t *testing.T, canary string) {
 		t.Errorf("a program of somebody else's ran")
 	}
 }
+
+// TestObjectFormats: newer gits die where GIT_ATTR_SOURCE is no tree of the repository's own object
+// format, also in a linked worktree's git directory, whose config is elsewhere.
+func TestObjectFormats(t *testing.T) {
+	for format, want := range map[string]string{"sha1": emptyTreeSHA1, "sha256": emptyTreeSHA256} {
+		r, dir := &Runner{}, filepath.Join(t.TempDir(), "a.git")
+		must(t, r, Cmd{Dir: filepath.Dir(dir), Args: []string{"init", "-q", "--bare", "--object-format=" + format, dir}})
+		linked := filepath.Join(dir, "worktrees", "w")
+		if err := os.MkdirAll(linked, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(linked, "commondir"), []byte("../..\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []string{dir, linked} {
+			if got := emptyTree(d); got != want {
+				t.Errorf("%s in %s: %s", format, d, got)
+			}
+		}
+		blob := must(t, r, Cmd{GitDir: dir, Args: []string{"hash-object", "-w", "--stdin"}, Stdin: strings.NewReader("hello\n")})
+		tree := must(t, r, Cmd{GitDir: dir, Args: []string{"mktree"}, Stdin: strings.NewReader("100644 blob " + blob + "\tfile\n")})
+		if got := must(t, r, Cmd{GitDir: dir, Args: []string{"diff-tree", "--name-only", "-r", emptyTree(dir), tree}}); got != "file" {
+			t.Errorf("%s: diff %q", format, got)
+		}
+		must(t, r, Cmd{GitDir: dir, Args: []string{"pack-objects", "--stdout", "-q"}, Stdin: strings.NewReader(blob + "\n")})
+	}
+}
