@@ -49,7 +49,25 @@ type PromotePlan struct {
 }
 
 func (a *App) promoter() *promote.Promoter {
-	return &promote.Promoter{Store: a.gateStore(), Review: a.reader(), Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}}
+	return &promote.Promoter{Store: a.gateStore(), Review: a.reader(), Git: &git.Runner{}, Now: a.Now, Ledger: hostLedger{a}, Writable: a.writable()}
+}
+
+// writable are the directories of this machine that projects mount writable into their containers.
+func (a *App) writable() []string {
+	names, _ := a.projects().Names()
+	var dirs []string
+	for _, name := range names {
+		p, err := a.projects().Get(name)
+		if err != nil {
+			continue // a broken project starts no container
+		}
+		for _, m := range p.Run.Mounts {
+			if mount, err := parseMount(m); err == nil && !mount.ReadOnly {
+				dirs = append(dirs, mount.Source)
+			}
+		}
+	}
+	return dirs
 }
 
 // PlanPromote reads what a request would promote, and where to. It changes nothing.

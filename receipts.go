@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"terok/internal/gate/promote"
 	"terok/internal/gate/receipt"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/review"
@@ -165,7 +166,7 @@ func (a *App) receiptRepo(word string) (dir, project string, err error) {
 	if !strings.Contains(word, "/") && word != "." {
 		if p, err := a.projects().Get(word); err == nil {
 			if clone := p.UpstreamPath(); clone != "" {
-				return clone, p.Name, nil
+				return clone, p.Name, promote.Outside(a.Roots, a.writable(), clone)
 			}
 			return a.Roots.GateBase(p.Name), p.Name, nil
 		}
@@ -178,7 +179,7 @@ func (a *App) receiptRepo(word string) (dir, project string, err error) {
 		return "", "", problem.New("no_repository", problem.NotFound, "%s is neither a project nor a repository", text.Line(word, 200)).WithHint("terok receipt verify . HEAD")
 	}
 	project, _ = a.ProjectHere(dir)
-	return dir, project, nil
+	return dir, project, promote.Outside(a.Roots, a.writable(), dir)
 }
 
 type foundReceipt struct {

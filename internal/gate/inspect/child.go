@@ -17,16 +17,16 @@ import (
 	"terok/internal/git"
 )
 
-// Main is the child: a Request on stdin, a Reply on stdout. Its exit code is 0, exitLimit when git
-// ran into a limit, and 1 when there is nothing to answer with.
+// Main is the child: a Request on stdin, a Reply on stdout. Its exit code is 0, exitLimit or exitSlow
+// when git ran into a limit, and 1 when there is nothing to answer with.
 func Main(_ []string) int {
 	reply, err := serve(os.Stdin, os.Stdout)
 	if err == errStreamed {
 		return 0
 	}
-	if tooMuch(err) {
+	if code := overLimit(err); code != 0 {
 		fmt.Fprintln(os.Stderr, "terok gate-inspect:", err)
-		return exitLimit
+		return code
 	}
 	if err != nil {
 		reply = Reply{Error: err.Error()}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -126,15 +127,36 @@ func gitPrograms() ([]string, error) {
 	return programs, nil
 }
 
-// exitLimit is the child's exit code when git ran into a limit.
-const exitLimit = 75
+// Exit codes of the child when a limit was reached: one that would be reached again, and one of time,
+// which depends on the machine and on what else it does.
+const (
+	exitLimit = 75
+	exitSlow  = 74
+)
 
 // errGraph says that there are more commits than are looked at.
 var errGraph = fmt.Errorf("more than %d commits", maxGraph)
 
-// tooMuch reports whether a failure of git is one of ours: killed, or out of memory.
-func tooMuch(err error) bool {
-	return err != nil && (errors.Is(err, errGraph) || errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "exceeds maximum allowed size") || strings.Contains(err.Error(), "signal: killed") || strings.Contains(err.Error(), "signal: CPU time limit") ||
-		strings.Contains(err.Error(), "utofmemory") || strings.Contains(strings.ToLower(err.Error()), "out of memory") ||
-		strings.Contains(err.Error(), "File size limit") || errors.Is(err, os.ErrDeadlineExceeded))
+// overLimit is the exit code for a failure that is a limit of ours, 0 for any other.
+func overLimit(err error) int {
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, errGraph) {
+		return exitLimit
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return exitSlow
+	}
+	said := strings.ToLower(err.Error())
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(said, w) })
+	}
+	switch {
+	case has("signal: killed", "signal: cpu time limit"): // by whom is not said: it may do next time
+		return exitSlow
+	case has("exceeds maximum allowed size", "out of memory", "outofmemory", "file size limit"):
+		return exitLimit
+	}
+	return 0
 }

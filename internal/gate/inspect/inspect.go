@@ -125,6 +125,8 @@ type Range struct {
 	Flags      []Flag    `json:"flags"`
 	TipTime    time.Time `json:"tip_time"` // committer's, which the agent chose
 	Cut        bool      `json:"cut"`      // the diff was too large to show whole
+	// Slow: the flag too_large is there since this machine ran out of time, not for what was pushed.
+	Slow bool `json:"slow,omitempty"`
 }
 
 // File is one changed path.
@@ -167,7 +169,8 @@ type Inspector struct {
 	Scratch         string // directory below which scratch directories are made
 }
 
-// Do asks a child. A child that ran into a limit gives the problem "too_large".
+// Do asks a child. A child that ran into a limit gives the problem "too_large", or "too_slow" where a
+// faster machine, or this one at another time, might do it.
 func (i *Inspector) Do(ctx context.Context, req Request) (Reply, error) {
 	var reply Reply
 	out, err := i.run(ctx, req)
@@ -219,19 +222,30 @@ func (i *Inspector) run(ctx context.Context, req Request) ([]byte, error) {
 	if err == nil {
 		return out, nil
 	}
-	if exit, ok := errors.AsType[*child.ExitError](err); ok && ctx.Err() == nil && (exit.Code < 0 || errors.Is(err, child.ErrTooLarge) || exit.Code == exitLimit) {
-		return nil, problem.New("too_large", problem.Failed, "too large to show: the inspector was stopped (%s)", limitText(exit)).
-			WithHint("ask the task for smaller commits, or look inside its container: terok login TASK")
+	if exit, ok := errors.AsType[*child.ExitError](err); ok && ctx.Err() == nil {
+		if stopped := stopped(exit); stopped != nil {
+			return nil, stopped
+		}
 	}
 	return nil, fmt.Errorf("look at what was pushed: %w", err)
 }
 
-func limitText(e *child.ExitError) string {
+// stopped is the problem of a child that a limit ended, nil for any other end.
+func stopped(e *child.ExitError) error {
+	code, limit := "too_slow", "60 seconds of processor time, 1 GiB of memory"
 	switch {
 	case errors.Is(e, child.ErrTooLarge):
-		return "64 MiB of output"
+		code, limit = "too_large", "64 MiB of output"
 	case errors.Is(e, context.DeadlineExceeded):
-		return "60 seconds"
+		limit = "60 seconds"
+	case e.Code == exitLimit:
+		code, limit = "too_large", "200,000 commits, 2 GiB of objects, 1 GiB of memory"
+	case e.Code >= 0 && e.Code != exitSlow:
+		return nil
 	}
-	return "60 seconds of processor time, 1 GiB of memory"
+	return problem.New(code, problem.Failed, "too large to show: the inspector was stopped (%s)", limit).
+		WithHint("ask the task for smaller commits, or look inside its container: terok login TASK")
 }
+
+// TooMuch reports whether an error of Do says that a limit was reached.
+func TooMuch(err error) bool { return problem.Is(err, "too_large") || problem.Is(err, "too_slow") }

@@ -217,7 +217,7 @@ func TestGraphIsWhole(t *testing.T) {
 	if g, err := parseGraph(out, 3); err != nil || len(g) != 2 || g[idA].parents[0] != idB {
 		t.Errorf("%v %v", g, err)
 	}
-	if _, err := parseGraph(out, 2); !tooMuch(err) {
+	if _, err := parseGraph(out, 2); overLimit(err) != exitLimit {
 		t.Errorf("cut off: %v", err)
 	}
 }

@@ -30,6 +30,7 @@ type work struct {
 	net     *diff
 	flags   flagSet
 	commits []*looked // newest first, at most maxRange
+	slow    bool      // there was no time for all of it
 }
 
 func (p *repo) scan(ctx context.Context) (Reply, error) {
@@ -205,10 +206,15 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		// What branches change as a whole is only counted: stacked branches repeat each other.
 		more, err = p.diffs(ctx, plain, false)
 	}
-	if more || ctx.Err() != nil {
-		for _, w := range works {
-			w.flags.add(Deny, "too_large", "not everything was looked at: more than 64 MiB of diff, or more than a minute of it")
+	slow := ctx.Err() != nil
+	for _, w := range works {
+		if w.slow = slow; slow {
+			w.flags.add(Deny, "too_large", "not everything was looked at: it took more than a minute")
+		} else if more {
+			w.flags.add(Deny, "too_large", "not everything was looked at: more than 64 MiB of diff")
 		}
+	}
+	if slow || more {
 		err = nil
 	}
 	return err
@@ -311,7 +317,7 @@ func (p *repo) collisions(objects *objects, w *work) {
 }
 
 func (w *work) branch() Range {
-	b := Range{Base: w.base, Tip: w.tip, Commits: len(w.span.commits), IDs: w.span.commits[:min(len(w.span.commits), maxRange)], Files: []File{}}
+	b := Range{Slow: w.slow, Base: w.base, Tip: w.tip, Commits: len(w.span.commits), IDs: w.span.commits[:min(len(w.span.commits), maxRange)], Files: []File{}}
 	if w.net != nil {
 		b.Files, b.Insertions, b.Deletions, b.Cut = w.net.files()
 		b.FileCount = len(w.net.entries)

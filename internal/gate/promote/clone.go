@@ -50,7 +50,7 @@ func (p toClone) act(ctx context.Context, j *job) error {
 	}
 	p.step("fetched")
 	zero := strings.Repeat("0", len(j.done.As))
-	if _, err := p.Git.Run(ctx, clone(j.dst.Dir, "update-ref", "--no-deref", "-m", promoted(j.src.Task), j.done.Ref, j.done.As, zero)); err != nil {
+	if _, err := p.inClone(ctx, clone(j.dst.Dir, "update-ref", "--no-deref", "-m", promoted(j.src.Task), j.done.Ref, j.done.As, zero)); err != nil {
 		if tip, there := p.refOf(ctx, j.dst.Dir, j.done.Ref); there == nil && tip != "" {
 			return branchExists(j.dst)
 		}
@@ -68,7 +68,7 @@ func (p *Promoter) fetch(ctx context.Context, j *job) error {
 	c.Protocols = []string{"file"}
 	c.Config = append(c.Config, "protocol.version=2", "fetch.fsckObjects=true", "fetch.prune=false", "fetch.pruneTags=false",
 		"fetch.writeCommitGraph=false", "fetch.unpackLimit=100", "core.bigFileThreshold=16m")
-	if _, err := p.Git.Run(ctx, c); err != nil {
+	if _, err := p.inClone(ctx, c); err != nil {
 		return fmt.Errorf("copy commits into %s: %w", text.Show(j.dst.Dir), err)
 	}
 	return nil
@@ -83,9 +83,17 @@ func clone(dir string, args ...string) git.Cmd {
 	return git.Cmd{Dir: dir, Args: args, Timeout: localTimeout}
 }
 
+// inClone runs git in a person's clone, unless that is not only theirs.
+func (p *Promoter) inClone(ctx context.Context, c git.Cmd) ([]byte, error) {
+	if err := Outside(p.Store.Roots, p.Writable, c.Dir); err != nil {
+		return nil, err
+	}
+	return p.Git.Run(ctx, c)
+}
+
 // refOf is where a ref of a clone points, "" when there is none.
 func (p *Promoter) refOf(ctx context.Context, dir, ref string) (string, error) {
-	out, err := p.Git.Run(ctx, clone(dir, "rev-parse", "--verify", "--quiet", "--end-of-options", ref))
+	out, err := p.inClone(ctx, clone(dir, "rev-parse", "--verify", "--quiet", "--end-of-options", ref))
 	if git.IsExit(err, 1) {
 		return "", nil
 	}
@@ -99,7 +107,9 @@ func (p *Promoter) isClone(ctx context.Context, dir string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return problem.New("no_clone", problem.NotFound, "the clone is not there: %w", err)
 	}
-	if _, err := p.Git.Run(ctx, clone(dir, "rev-parse", "--git-dir")); err != nil {
+	if _, err := p.inClone(ctx, clone(dir, "rev-parse", "--git-dir")); problem.Is(err, "hostile_clone") {
+		return err
+	} else if err != nil {
 		return problem.New("no_clone", problem.NotFound, "%s is no git repository: %w", text.Show(dir), err)
 	}
 	return nil
@@ -110,7 +120,7 @@ func (p toClone) undo(ctx context.Context, _ review.Task, q review.Promotion) er
 	if err := p.isClone(ctx, q.Place); err != nil {
 		return err
 	}
-	out, err := p.Git.Run(ctx, clone(q.Place, "worktree", "list", "--porcelain"))
+	out, err := p.inClone(ctx, clone(q.Place, "worktree", "list", "--porcelain"))
 	if err != nil {
 		return err
 	}
@@ -138,7 +148,7 @@ func (p *Promoter) moveBack(ctx context.Context, q review.Promotion, branch stri
 	if q.Old != "" {
 		args = []string{"update-ref", "--no-deref", q.Ref, q.Old, q.As}
 	}
-	if _, err := p.Git.Run(ctx, clone(q.Place, args...)); err != nil {
+	if _, err := p.inClone(ctx, clone(q.Place, args...)); err != nil {
 		return moved(branch, q.Place)
 	}
 	return nil
@@ -159,6 +169,9 @@ func (p *Promoter) Name(ctx context.Context, dir, slug string) (string, error) {
 			name = fmt.Sprintf("%s-%d", slug, n)
 		}
 		tip, err := p.refOf(ctx, dir, refname.Heads+name)
+		if problem.Is(err, "hostile_clone") {
+			return "", err
+		}
 		if err != nil {
 			return "", problem.New("no_clone", problem.NotFound, "%s is no git repository: %w", text.Show(dir), err)
 		}
@@ -174,7 +187,10 @@ func (p *Promoter) IsBare(ctx context.Context, dir string) (bool, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return false, problem.New("no_clone", problem.NotFound, "the clone is not there: %w", err)
 	}
-	out, err := p.Git.Run(ctx, clone(dir, "rev-parse", "--is-bare-repository"))
+	out, err := p.inClone(ctx, clone(dir, "rev-parse", "--is-bare-repository"))
+	if problem.Is(err, "hostile_clone") {
+		return false, err
+	}
 	if err != nil {
 		return false, errors.Join(p.isClone(ctx, dir), err)
 	}
@@ -221,7 +237,7 @@ func (p toRepo) act(ctx context.Context, j *job) error {
 	if old == "" {
 		old = strings.Repeat("0", len(j.done.As))
 	}
-	_, err := p.Git.Run(ctx, clone(j.dst.Dir, "update-ref", "--no-deref", "-m", promoted(j.src.Task), j.done.Ref, j.done.As, old))
+	_, err := p.inClone(ctx, clone(j.dst.Dir, "update-ref", "--no-deref", "-m", promoted(j.src.Task), j.done.Ref, j.done.As, old))
 	return err
 }
 

@@ -46,6 +46,8 @@ type Promoter struct {
 	Git    *git.Runner
 	Now    func() time.Time
 	Ledger audit.Recorder
+	// Writable are directories of this machine that containers write; no clone lies in them.
+	Writable []string
 	// Receipt signs the record of a promotion that was carried out.
 	Receipt func(review.Promotion, review.Change, []review.Approval) ([]byte, error)
 	Step    func(name string) // called between steps, for tests that kill the process there
@@ -85,7 +87,7 @@ type job struct {
 
 // Promote brings src to dst and records approval and promotion. A tip that is not src.Commit any
 // more is the problem "tip_moved" (exit 7), a frozen task or project "gate_frozen", missing approvals "not_reviewed", a flag "flag_denied",
-// a clone's branch of that name "branch_exists", upstream moved since "lease_lost".
+// a clone's branch of that name "branch_exists", a clone that a container can write "hostile_clone", upstream moved since "lease_lost".
 func (p *Promoter) Promote(ctx context.Context, src Source, dst Target) (review.Promotion, error) {
 	if src.Branch == "" {
 		src.Branch = src.Task.Branch

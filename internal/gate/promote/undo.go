@@ -78,6 +78,14 @@ func (p *Promoter) notesRepo(t review.Task, dir string, args ...string) git.Cmd 
 	return c
 }
 
+// inNotes runs what notesRepo made.
+func (p *Promoter) inNotes(ctx context.Context, dir string, c git.Cmd) ([]byte, error) {
+	if dir == "" {
+		return p.Git.Run(ctx, c)
+	}
+	return p.inClone(ctx, c)
+}
+
 // receipt signs the record of what was done and keeps it: as a note of the commit, and in the state.
 func (p *Promoter) receipt(ctx context.Context, j *job, dir string) error {
 	if p.Receipt == nil {
@@ -93,7 +101,7 @@ func (p *Promoter) receipt(ctx context.Context, j *job, dir string) error {
 	run := func(stdin string, args ...string) (string, error) {
 		c := p.notesRepo(j.src.Task, dir, args...)
 		c.Stdin = strings.NewReader(stdin)
-		out, err := p.Git.Run(ctx, c)
+		out, err := p.inNotes(ctx, dir, c)
 		return strings.TrimSpace(string(out)), err
 	}
 	blob, err := run(string(text), "hash-object", "-w", "--stdin")
@@ -109,7 +117,7 @@ func (p *Promoter) receipt(ctx context.Context, j *job, dir string) error {
 
 // notesTip is where the notes of a repository point, "" when it has none.
 func (p *Promoter) notesTip(ctx context.Context, t review.Task, dir string) string {
-	out, err := p.Git.Run(ctx, p.notesRepo(t, dir, "rev-parse", "--verify", "--quiet", "--end-of-options", receipt.NotesRef))
+	out, err := p.inNotes(ctx, dir, p.notesRepo(t, dir, "rev-parse", "--verify", "--quiet", "--end-of-options", receipt.NotesRef))
 	if id := strings.TrimSpace(string(out)); err == nil && refname.IsID(id) {
 		return id
 	}
@@ -140,7 +148,7 @@ func (p *Promoter) removeNote(ctx context.Context, t review.Task, q review.Promo
 		dir = q.Place
 	}
 	run := func(args ...string) (string, error) {
-		out, err := p.Git.Run(ctx, p.notesRepo(t, dir, args...))
+		out, err := p.inNotes(ctx, dir, p.notesRepo(t, dir, args...))
 		return strings.TrimSpace(string(out)), err
 	}
 	if _, err := run("notes", "--ref="+receipt.NotesRef, "remove", "--ignore-missing", q.As); err != nil {

@@ -10,8 +10,8 @@
 // their last line and its number: one byte that differs in any line up to there, and Check fails.
 // It does not prove that the host was honest when it signed.
 //
-// It refuses receipts of other keys than those it is given, other namespaces, trailing bytes, and
-// JSON that says more than it knows.
+// It refuses receipts of other keys than those it is given, other namespaces, trailing bytes, JSON
+// that says more than it knows, and JSON that two parsers may read differently.
 package receipt
 
 import (
@@ -26,8 +26,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -43,8 +45,9 @@ const Namespace = "terok-receipt"
 const NotesRef = "refs/notes/terok"
 
 const (
-	schema  = 1
-	maxSize = 1 << 20 // bytes of a receipt
+	schema   = 1
+	maxSize  = 1 << 20 // bytes of a receipt
+	maxDepth = 8       // of its JSON; it has three
 )
 
 // Receipt is the record. Times are RFC 3339 UTC, ids full commit ids.
@@ -149,6 +152,9 @@ func Sign(r Receipt, key ssh.Signer) ([]byte, error) {
 		return nil, err
 	}
 	payload = append(payload, '\n')
+	if err := oneReading(payload); err != nil {
+		return nil, fmt.Errorf("make the receipt: %w", err)
+	}
 	sig, err := signature(payload, key)
 	if err != nil {
 		return nil, err
@@ -185,6 +191,9 @@ func Open(text []byte, keys []ssh.PublicKey) (Receipt, ssh.PublicKey, error) {
 		return r, signer, problem.New("receipt_untrusted", problem.Failed, "the receipt is signed by %s, which is not a key you trust", ssh.FingerprintSHA256(signer)).
 			WithHint("if it is another machine of yours: --key FILE with its public key")
 	}
+	if err := oneReading(payload); err != nil {
+		return r, signer, problem.New("receipt_invalid", problem.Failed, "the receipt can be read in more than one way: %w", err)
+	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&r); err != nil {
@@ -197,6 +206,62 @@ func Open(text []byte, keys []ssh.PublicKey) (Receipt, ssh.PublicKey, error) {
 		return r, signer, problem.New("newer_state", problem.Newer, "the receipt was written by a newer terok")
 	}
 	return r, signer, nil
+}
+
+// keyText is how a receipt's members are called. Package json takes "COMMIT" for "commit"; others do not.
+var keyText = regexp.MustCompile(`^[a-z_]+$`)
+
+// halfText is an escape of one half of a UTF-16 pair. What signs never writes one.
+var halfText = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u[dD][89a-fA-F]`)
+
+// oneReading refuses JSON of which two parsers may read two receipts: a member that is there twice, of
+// which one takes the first and another the last, or that differs from ours by letter case; bytes that
+// are no UTF-8, and halves of characters, for which each parser puts something of its own.
+func oneReading(payload []byte) error {
+	if !utf8.Valid(payload) || halfText.Match(payload) {
+		return errors.New("it is not UTF-8, or has characters in halves")
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	type level struct {
+		keys  map[string]bool // nil in a list
+		value bool            // a member's value comes next
+	}
+	var open []level
+	for {
+		token, err := dec.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		top := &level{value: true}
+		if len(open) > 0 {
+			top = &open[len(open)-1]
+		}
+		key, isText := token.(string)
+		switch {
+		case token == json.Delim('}') || token == json.Delim(']'):
+			open = open[:len(open)-1]
+			continue
+		case isText && top.keys != nil && !top.value:
+			if !keyText.MatchString(key) || top.keys[key] {
+				return fmt.Errorf("the member %.60q is there twice, or is none", key)
+			}
+			top.keys[key], top.value = true, true
+			continue
+		}
+		top.value = false
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{keys: map[string]bool{}})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+		if len(open) > maxDepth {
+			return errors.New("it is nested too deep")
+		}
+	}
 }
 
 // Keys are the host's own.

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +61,123 @@ func TestSignAndOpen(t *testing.T) {
 		if _, _, err := Open(spoiled, trusted); err == nil {
 			t.Errorf("%d bytes instead of %d passed", len(spoiled), len(text))
 		}
+	}
+}
+
+// TestOneReading: what a trusted key signed is refused all the same where two parsers may read two receipts.
+func TestOneReading(t *testing.T) {
+	k, signer := keys(t)
+	trusted, err := k.Trusted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := Sign(sample(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, _, err := Split(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := func(payload string) error {
+		sig, err := signature([]byte(payload), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = Open(append([]byte(payload), sig...), trusted)
+		return err
+	}
+	if err := signed(string(payload)); err != nil {
+		t.Fatal(err)
+	}
+	whole := strings.TrimSuffix(strings.TrimSpace(string(payload)), "}")
+	for name, spoiled := range map[string]string{
+		"a member twice":              whole + `, "task": "other"}` + "\n",
+		"by an escape":                whole + `, "t\u0061sk": "other"}` + "\n",
+		"in capitals":                 whole + `, "Task": "other"}` + "\n",
+		"in a list":                   strings.Replace(string(payload), `"of": "task"`, `"of": "host", "of": "task"`, 1),
+		"by a letter that folds to k": whole + `, "tas` + "\u212a" + `": "other"}` + "\n",
+		"half a character":            strings.Replace(string(payload), `"webshop"`, `"webshop\ud800"`, 1),
+		"no UTF-8":                    strings.Replace(string(payload), `"webshop"`, "\"webshop\xff\"", 1),
+		"more than it knows":          whole + `, "more": 1}` + "\n",
+		"something behind it":         string(payload) + "{}\n",
+		"deep":                        whole + `, "more": ` + strings.Repeat("[", 20) + strings.Repeat("]", 20) + "}\n",
+	} {
+		if err := signed(spoiled); !problem.Is(err, "receipt_invalid") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	odd := sample()
+	odd.Name, odd.Reviewer = "\xff\u2028 \\ud800", "Ada \"\U0001f9a6\" <a@b>"
+	if text, err = Sign(odd, signer); err == nil {
+		_, _, err = Open(text, trusted)
+	}
+	if err != nil {
+		t.Errorf("odd words: %v", err)
+	}
+}
+
+// FuzzOneReading: a receipt that passes has each member once, whatever its JSON looks like.
+func FuzzOneReading(f *testing.F) {
+	f.Add([]byte(`{"task":"a","ledgers":[{"of":"host"}]}`))
+	f.Add([]byte(`{"a":{"a":[{},"a"]},"b":"a"}`))
+	f.Add([]byte(`{"a":1,"a":2}`))
+	f.Add([]byte(`"\ud800"`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if oneReading(in) != nil {
+			return
+		}
+		var first, again any
+		dec := json.NewDecoder(bytes.NewReader(in))
+		if dec.Decode(&first) != nil {
+			return
+		}
+		out, err := json.Marshal(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(out, &again); err != nil || !reflect.DeepEqual(first, again) {
+			t.Fatalf("%q: %v", in, err)
+		}
+		// A repeated member would be lost on the way: as many colons' worth of keys stay.
+		if n, m := members(t, in), members(t, out); n < m {
+			t.Fatalf("%q has %d members, read %d", in, n, m)
+		} else if dec.InputOffset() == int64(len(in)) && n != m {
+			t.Fatalf("%q has %d members, read %d", in, n, m)
+		}
+	})
+}
+
+// members counts the members of all objects of the text.
+func members(t *testing.T, in []byte) (n int) {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(in))
+	var lists []bool
+	atKey := false
+	for {
+		token, err := dec.Token()
+		if err != nil {
+			return n
+		}
+		switch token {
+		case json.Delim('{'):
+			lists, atKey = append(lists, false), true
+			continue
+		case json.Delim('['):
+			lists, atKey = append(lists, true), false
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			lists = lists[:len(lists)-1]
+			atKey = len(lists) > 0 && !lists[len(lists)-1]
+			continue
+		}
+		if len(lists) == 0 || lists[len(lists)-1] {
+			continue
+		}
+		if atKey {
+			n++
+		}
+		atKey = !atKey
 	}
 }
 

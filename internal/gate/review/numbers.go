@@ -15,7 +15,7 @@ import (
 
 // rules counts the versions of what the inspector looks for: what an older one found is looked for
 // again.
-const rules = 2
+const rules = 3
 
 // cache is gate/P/review/cache/ID.json: what the inspector found, by everything that it depends on.
 type cache struct {
@@ -58,10 +58,8 @@ func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, er
 		return found, nil
 	}
 	reply, err := p.Inspect.Do(ctx, req)
-	if problem.Is(err, "too_large") && len(missing) > 1 {
-		reply, err = p.oneByOne(ctx, req)
-	} else if problem.Is(err, "too_large") {
-		reply, err = inspect.Reply{Branches: []inspect.Range{unseen(req.Branches[0])}}, nil
+	if inspect.TooMuch(err) {
+		reply, err = p.oneByOne(ctx, req, err)
 	}
 	if err != nil {
 		return nil, err
@@ -69,23 +67,43 @@ func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, er
 	for n, i := range missing {
 		found[i] = reply.Branches[n]
 	}
-	keep := cache{Ranges: map[string]inspect.Range{}}
-	for i := range names {
-		keep.Ranges[key(req, found[i].Tip)] = found[i]
-	}
-	return found, state.WriteCache(p.cachePath(), keep)
+	return found, p.keep(req, found)
 }
 
-// oneByOne finds the branch that is too large, so that it does not hide the others.
-func (p *repo) oneByOne(ctx context.Context, req inspect.Request) (inspect.Reply, error) {
-	all := inspect.Reply{}
+// keep writes down what was found. What only says that there was no time is not kept: it would deny a
+// branch for ever that was looked at in a bad moment.
+func (p *repo) keep(req inspect.Request, found []inspect.Range) error {
+	keep := cache{Ranges: map[string]inspect.Range{}}
+	for _, r := range found {
+		if !r.Slow {
+			keep.Ranges[key(req, r.Tip)] = r
+		}
+	}
+	return state.WriteCache(p.cachePath(), keep)
+}
+
+// maxSlow is how many branches of a task may take their whole time in one queue; the others behind
+// them are not looked at then.
+const maxSlow = 3
+
+// oneByOne finds the branch that is too large, so that it does not hide the others. why is the answer
+// for all of them together.
+func (p *repo) oneByOne(ctx context.Context, req inspect.Request, why error) (inspect.Reply, error) {
+	all, slow := inspect.Reply{}, 0
 	for _, tip := range req.Branches {
 		one := req
 		one.Branches = []string{tip}
-		reply, err := p.Inspect.Do(ctx, one)
+		var reply inspect.Reply
+		err := why
+		if len(req.Branches) > 1 && slow < maxSlow {
+			reply, err = p.Inspect.Do(ctx, one)
+		}
 		switch {
-		case problem.Is(err, "too_large"):
-			all.Branches = append(all.Branches, unseen(tip))
+		case problem.Is(err, "too_slow"):
+			slow++
+			all.Branches = append(all.Branches, unseen(tip, true))
+		case inspect.TooMuch(err):
+			all.Branches = append(all.Branches, unseen(tip, slow >= maxSlow))
 		case err != nil:
 			return all, err
 		default:
@@ -96,7 +114,7 @@ func (p *repo) oneByOne(ctx context.Context, req inspect.Request) (inspect.Reply
 }
 
 // unseen stands for a branch that the inspector could not get through. Nobody promotes it.
-func unseen(tip string) inspect.Range {
-	return inspect.Range{Tip: tip, Commits: 1, IDs: []string{tip}, Files: []inspect.File{}, Cut: true,
+func unseen(tip string, slow bool) inspect.Range {
+	return inspect.Range{Tip: tip, Commits: 1, IDs: []string{tip}, Files: []inspect.File{}, Cut: true, Slow: slow,
 		Flags: []inspect.Flag{{Code: "too_large", Severity: inspect.Deny, Where: []string{"too large to look at"}, Count: 1}}}
 }
