@@ -7,6 +7,7 @@ import (
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync/atomic"
 
@@ -26,7 +27,11 @@ type Backend struct {
 func (w *World) Serve(dir string) *Backend {
 	w.T.Helper()
 	b := &Backend{}
-	git := &cgi.Handler{Path: "/usr/lib/git-core/git-http-backend", Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1",
+	path, err := exec.LookPath("git")
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	git := &cgi.Handler{Path: path, Args: []string{"http-backend"}, Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1",
 		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}}
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if _, password, _ := r.BasicAuth(); b.Password != "" && password != b.Password {
