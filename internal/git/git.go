@@ -134,7 +134,8 @@ func IsExit(err error, code int) bool {
 var versionText = regexp.MustCompile(`^git version (\d+)\.(\d+)`)
 
 // Version returns major and minor version of git, and a Problem when it is older than 2.34 or
-// missing.
+// missing. Between 2.34 and 2.38 merges cannot be done again: review flags them as unchecked and
+// promotions do not squash them.
 func (r *Runner) Version(ctx context.Context) (major, minor int, err error) {
 	out, err := r.Run(ctx, Cmd{Args: []string{"version"}, Timeout: 10 * time.Second})
 	if errors.Is(err, fs.ErrNotExist) {

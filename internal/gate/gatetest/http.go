@@ -7,7 +7,6 @@ import (
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync/atomic"
 
@@ -27,7 +26,7 @@ type Backend struct {
 func (w *World) Serve(dir string) *Backend {
 	w.T.Helper()
 	b := &Backend{}
-	path, err := exec.LookPath("git")
+	path, err := w.Store.Git.Program()
 	if err != nil {
 		w.T.Fatal(err)
 	}

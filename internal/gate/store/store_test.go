@@ -12,6 +12,7 @@ import (
 
 	"terok/internal/gate/gatetest"
 	"terok/internal/gate/store"
+	"terok/internal/git"
 	"terok/internal/problem"
 )
 
@@ -87,6 +88,19 @@ func TestInitFailureLeavesNothing(t *testing.T) {
 	}
 	if _, err := w.Store.Sync(t.Context(), "nothing"); !problem.Is(err, "gate_missing") {
 		t.Errorf("sync of nothing: %v", err)
+	}
+}
+
+// TestOldGit: what git cannot do is said before anything is made.
+func TestOldGit(t *testing.T) {
+	w := gatetest.New(t)
+	old := filepath.Join(w.Dir, "git")
+	if err := os.WriteFile(old, []byte("#!/bin/sh\necho git version 2.20.1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.Store.Git = &git.Runner{Path: old}
+	if _, err := w.Store.Init(t.Context(), project, w.Upstream); !problem.Is(err, "git_too_old") {
+		t.Errorf("error: %v", err)
 	}
 }
 

@@ -136,6 +136,11 @@ func (s *Store) SyncWith(ctx context.Context, project, upstream string, o Option
 	if err != nil && !problem.Is(err, "gate_missing") {
 		return Report{}, err
 	}
+	if st == nil { // said once, by the command that needs git first
+		if _, _, err := s.Git.Version(ctx); err != nil {
+			return Report{}, err
+		}
+	}
 	if o.Reinit && st != nil {
 		return s.reinit(ctx, project, up, o)
 	}
