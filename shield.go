@@ -188,9 +188,9 @@ func (s *shielded) explain(err error) error {
 		switch e.Code {
 		case "rule_invalid", "bad_request", "posture_invalid":
 			exit = problem.Usage
-		case "rule_not_found", "not_found":
+		case "rule_not_found", "not_found", "no_gate":
 			exit = problem.NotFound
-		case "quarantined", "rule_outranked", "conflict":
+		case "quarantined", "rule_outranked", "conflict", "guest_not_there":
 			exit = problem.Conflict
 		}
 		return problem.New(e.Code, exit, "%s", e.Message).WithHint("%s", e.Hint)

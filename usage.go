@@ -218,6 +218,39 @@ func (a *App) TaskRevoke(ctx context.Context, t *task.Task, provider string, now
 	return r.Providers, nil
 }
 
+// GateRotation is what came of GateRotate.
+type GateRotation struct {
+	Task      string `json:"task"`
+	Running   bool   `json:"running"`   // false: there was no token, the next start makes one
+	Rotated   bool   `json:"rotated"`   // the old token is refused
+	Delivered bool   `json:"delivered"` // git in the container has the new one
+}
+
+// GateRotate gives a running task a new token for its gate; the one of before is refused from then on.
+func (a *App) GateRotate(ctx context.Context, t *task.Task, via string) (GateRotation, error) {
+	out := GateRotation{Task: t.Ref()}
+	c, err := a.taskContainer(ctx, t)
+	if err != nil || c == nil || !c.Running() {
+		return out, err
+	}
+	out.Running = true
+	s, err := a.shielded(t.Ref())
+	if err != nil {
+		return out, err
+	}
+	r, err := s.client().RotateGateToken(ctx, control.Rotation{Via: via})
+	if e, ok := errors.AsType[*control.Error](err); ok && e.Code == "not_found" {
+		return out, problem.New("older_supervisor", problem.Conflict, "the supervisor of %s is of an older terok and cannot do that", t.Ref()).
+			WithHint("terok task restart %s", t.Ref())
+	}
+	if err != nil {
+		return out, s.explain(err)
+	}
+	out.Rotated, out.Delivered = true, r.Delivered
+	a.note("gate_token_rotated", map[string]string{"project": t.Project, "task": t.ID})
+	return out, nil
+}
+
 // CredentialQuery selects what a task did with its credentials.
 type CredentialQuery struct {
 	Provider string    // "": every one

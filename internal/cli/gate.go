@@ -15,7 +15,7 @@ import (
 
 func newGateCmd(e *env) *cobra.Command {
 	return group("gate", "The git mirrors between agents and your upstream",
-		newGateStatusCmd(e), newGateLogCmd(e), newGateResolveCmd(e), newGateFreezeCmd(e), newGateThawCmd(e), newGateGCCmd(e),
+		newGateStatusCmd(e), newGateLogCmd(e), newGateResolveCmd(e), newGateFreezeCmd(e), newGateThawCmd(e), newGateRotateCmd(e), newGateGCCmd(e),
 		newGateImportCmd(e), newGatePollCmd(e), newGatePathCmd(e), newGateCloneURLCmd(e))
 }
 
@@ -164,6 +164,41 @@ func newGateThawCmd(e *env) *cobra.Command {
 				_, err := fmt.Fprintf(w, "pushes of %s are taken again\n", strings.Join(args, "/"))
 				return err
 			})
+		},
+	}
+}
+
+func newGateRotateCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate [PROJECT/]TASK", Short: "Give a running task a new token for its gate", Args: oneTask,
+		Long: `The token with which git in the container reaches the task's gate is replaced without a restart.
+The old one is refused from that moment on, wherever it got to; git in the container finds the new
+one by itself. A request that git had begun goes on, and one that it begins in the moment between
+both is refused: git then says so, and works when it is run again.
+
+A task that does not run has no token: each start makes a new one.`,
+		Example: "  terok gate rotate k3v9p\n  terok gate rotate webshop k3v9p --json", ValidArgsFunction: e.completeTasks,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := e.pick(args)
+			if err != nil {
+				return err
+			}
+			r, err := e.app.GateRotate(cmd.Context(), t, "cli")
+			if err != nil {
+				return err
+			}
+			if perr := e.print("gate.rotate", r, func(w io.Writer) error {
+				what := "has a new gate token; the old one is refused"
+				if !r.Running {
+					what = "does not run, so it has no gate token: its next start makes a new one"
+				}
+				_, err := fmt.Fprintf(w, "%s %s\n", t.Ref(), what)
+				return err
+			}); perr != nil || r.Delivered || !r.Running {
+				return perr
+			}
+			return problem.New("token_not_delivered", problem.Attention, "the old gate token of %s is refused, but the container does not take the new one; it gets it as soon as it answers", t.Ref()).
+				WithHint("terok task restart %s", t.Ref())
 		},
 	}
 }

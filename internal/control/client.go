@@ -80,6 +80,11 @@ func (c *Client) RevokeCredentials(ctx context.Context, r Revocation) (out Revok
 	return out, err
 }
 
+// RotateGateToken replaces the token of the task's gate.
+func (c *Client) RotateGateToken(ctx context.Context, r Rotation) (out Rotated, err error) {
+	return out, c.call(ctx, http.MethodPost, "/v1/rotate", r, &out)
+}
+
 // Requests lists the requests for a verdict: open ones first, then some that were decided.
 func (c *Client) Requests(ctx context.Context) (r []Request, err error) {
 	return r, c.call(ctx, http.MethodGet, "/v1/requests", nil, &r)

@@ -49,6 +49,9 @@ func (f *fake) SetPosture(_ context.Context, c PostureChange) (Status, error) {
 func (f *fake) RevokeCredentials(_ context.Context, r Revocation) (Revoked, error) {
 	return Revoked{Providers: []string{r.Provider}}, f.err
 }
+func (f *fake) RotateGateToken(_ context.Context, r Rotation) (Rotated, error) {
+	return Rotated{Delivered: r.Via == "cli"}, f.err
+}
 func (f *fake) Reload(context.Context) (Status, error) { return Status{Rules: 7}, f.err }
 func (f *fake) Requests(context.Context) ([]Request, error) {
 	return []Request{{ID: "r1", State: RequestOpen}}, f.err

@@ -7,7 +7,8 @@ import "terok/internal/sandbox"
 //
 //	POST /v1/hello   Hello → Welcome; Welcome.Start only for the first hello of a container start
 //	POST /v1/ready   Ready → 204; the workspace is ready, or why not
-//	POST /v1/stay    Stay → Welcome without a start, then silence until the supervisor ends
+//	POST /v1/stay    Stay → Welcome without a start, then silence until the supervisor ends, or a
+//	                 Renewal for the guest, which proves that it is the one
 //	GET  /v1/credentials → Credentials, before each start of an agent
 //	GET  /v1/why?host=H&port=N → Explanation
 //	POST /v1/ask     AskQuestion → AskAnswer; waits for the operator's verdict
@@ -51,7 +52,15 @@ type Hello struct {
 // an adopting supervisor the secrets of this start back.
 type Stay struct {
 	Nonce  []byte `json:"nonce"`            // 32 random bytes
-	Sealed []byte `json:"sealed,omitempty"` // Welcome.Sealed as it was received
+	Sealed []byte `json:"sealed,omitempty"` // Welcome.Sealed, or Renewal.Sealed, as it was received last
+	Proof  []byte `json:"proof,omitempty"`  // Welcome.Proof
+}
+
+// Renewal is a new token for the task's gate. It follows the answer to a Stay whose Proof is right
+// and whose Sealed is not the newest; the guest puts it into place and comes back with this Sealed.
+type Renewal struct {
+	GateToken string `json:"gate_token"`
+	Sealed    []byte `json:"sealed"`
 }
 
 // MaxSealed bounds Welcome.Sealed, in bytes.
@@ -64,6 +73,9 @@ type Welcome struct {
 	// Sealed holds the secrets of this start, encrypted with a key that never enters a container.
 	// The guest keeps it in memory for a supervisor that has to take over (Stay). Comes with Start.
 	Sealed []byte `json:"sealed,omitempty"`
+	// Proof tells the guest, which keeps it in memory, from everybody else in the container's network.
+	// Comes with Start.
+	Proof []byte `json:"proof,omitempty"`
 }
 
 // HelloContext is signed before the nonce, so that the key signs nothing else.

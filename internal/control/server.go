@@ -25,6 +25,7 @@ type Backend interface {
 	SetPosture(ctx context.Context, change PostureChange) (Status, error)
 	Reload(ctx context.Context) (Status, error)
 	RevokeCredentials(ctx context.Context, r Revocation) (Revoked, error)
+	RotateGateToken(ctx context.Context, r Rotation) (Rotated, error)
 	// Requests lists the requests for a verdict, open ones first.
 	Requests(ctx context.Context) ([]Request, error)
 	Verdict(ctx context.Context, v VerdictChange) (Request, error)
@@ -51,6 +52,7 @@ func Handler(b Backend) http.Handler {
 	post(mux, "/v1/explain", b.Explain)
 	post(mux, "/v1/posture", b.SetPosture)
 	post(mux, "/v1/revoke", b.RevokeCredentials)
+	post(mux, "/v1/rotate", b.RotateGateToken)
 	post(mux, "/v1/reload", func(ctx context.Context, _ struct{}) (Status, error) { return b.Reload(ctx) })
 	get(mux, "/v1/requests", func(ctx context.Context) ([]Request, error) {
 		r, err := b.Requests(ctx)

@@ -17,6 +17,7 @@
 //	POST /v1/explain           Target → Explanation
 //	POST /v1/posture           PostureChange → Status
 //	POST /v1/revoke            Revocation → Revoked
+//	POST /v1/rotate            Rotation → Rotated
 //	POST /v1/reload            → Status; policy.json is read again
 //
 // A refusal has a 4xx status and an Error body.
@@ -47,6 +48,16 @@ type Revocation struct {
 // Revoked says whose tokens were good until now.
 type Revoked struct {
 	Providers []string `json:"providers"`
+}
+
+// Rotation asks for a new token of the task's gate.
+type Rotation struct {
+	Via string `json:"via,omitempty"` // face of the operator
+}
+
+// Rotated says that the gate takes a new token, and the one of before no more.
+type Rotated struct {
+	Delivered bool `json:"delivered"` // git in the container finds the new one; false: it was not heard to
 }
 
 // Status is what a supervisor says of itself.

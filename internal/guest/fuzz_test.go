@@ -61,7 +61,7 @@ func FuzzWelcome(f *testing.F) {
 			t.Errorf("%q is taken for a supervisor", data)
 		}
 		// The same as an answer to one who stays: its nonce is new, so nothing here was signed.
-		if err := s.stay(t.Context(), key, nil); err == nil {
+		if _, err := s.stay(t.Context(), key, &stayer{}); err == nil {
 			t.Errorf("%q is taken for a supervisor to stay with", data)
 		}
 	})
@@ -124,7 +124,7 @@ func TestGuestComesBack(t *testing.T) {
 	})
 	done := make(chan struct{})
 	go func() {
-		s.keep(ctx, private.Public().(ed25519.PublicKey), []byte("box"))
+		s.keep(ctx, private.Public().(ed25519.PublicKey), &stayer{sealed: []byte("box")})
 		close(done)
 	}()
 	if got := <-brought; got != "box" {

@@ -66,7 +66,7 @@ func initMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "terok:", err)
 		return exitPrepare
 	}
-	go sup.keep(ctx, key, welcome.Sealed)
+	go sup.keep(ctx, key, &stayer{sealed: welcome.Sealed, proof: welcome.Proof, tokenFile: tokenFile})
 	return run(argv, start.Workspace, env, signals)
 }
 

@@ -4,11 +4,12 @@ import "path/filepath"
 
 // Files in a task directory. Those of the shield are written by launcher and supervisor; a torn
 // one means quarantine, never an empty policy.
-func PolicyPath(dir string) string  { return filepath.Join(dir, "shield", "policy.json") }
-func SessionPath(dir string) string { return filepath.Join(dir, "shield", "session.json") }
-func PosturePath(dir string) string { return filepath.Join(dir, "shield", "posture") }
-func NamesPath(dir string) string   { return filepath.Join(dir, "shield", "names.json") }
-func LogPath(dir string) string     { return filepath.Join(dir, "logs", "supervisor.log") }
+func PolicyPath(dir string) string   { return filepath.Join(dir, "shield", "policy.json") }
+func SessionPath(dir string) string  { return filepath.Join(dir, "shield", "session.json") }
+func PosturePath(dir string) string  { return filepath.Join(dir, "shield", "posture") }
+func NamesPath(dir string) string    { return filepath.Join(dir, "shield", "names.json") }
+func GateTurnPath(dir string) string { return filepath.Join(dir, "gate-token.json") } // which gate token is the newest, not the token
+func LogPath(dir string) string      { return filepath.Join(dir, "logs", "supervisor.log") }
 
 // LedgerPath is the ledger of a task directory. It has a directory of its own: rotation makes
 // files, and the worker that rotates must not be able to write beside the sandbox file.

@@ -23,6 +23,7 @@ type worker struct {
 	ready  chan struct{} // closed when it serves
 	gone   chan struct{} // closed when it has ended and everything it said was heard
 	sealed chan []byte   // a box that the guest brought
+	rotate chan struct{} // it wants a new gate token
 	served atomic.Bool
 	guest  atomic.Bool
 
@@ -33,7 +34,7 @@ type worker struct {
 
 func newWorker(cmd *exec.Cmd, l *link) *worker {
 	return &worker{cmd: cmd, link: l, handed: make(chan struct{}), ready: make(chan struct{}), gone: make(chan struct{}),
-		sealed: make(chan []byte, 1)}
+		sealed: make(chan []byte, 1), rotate: make(chan struct{}, 1)}
 }
 
 // run hands over and listens until the worker ends. Everything it said before its end counts: a
@@ -84,6 +85,11 @@ func (w *worker) listen() {
 			select {
 			case w.sealed <- box:
 			default: // one is being looked at
+			}
+		case opToken:
+			select {
+			case w.rotate <- struct{}{}:
+			default: // one is being made
 			}
 		case opSocket:
 			w.socket()
@@ -140,6 +146,21 @@ func (w *worker) tampered(who []byte) {
 	if w.link != nil {
 		<-w.handed // bounded by the deadline of the handover
 		_ = w.link.sayRecord(opTampered, who)
+	}
+}
+
+// rotated answers opToken: the token of now and its box, or why there is none, told by an empty one.
+func (w *worker) rotated(token string, box []byte, err error) {
+	if err != nil {
+		log.Printf("a new gate token: %v", err)
+		token, box = "", nil
+	}
+	if w.link == nil {
+		return
+	}
+	<-w.handed
+	if err := w.link.sayBlock(opToken, appendTurn(token, box)); err != nil {
+		log.Printf("tell the worker of the gate token: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/subtle"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -38,6 +39,7 @@ type guestAPI struct {
 	reason string // why the guest is not ready
 	stays  int    // connections that are kept open
 	asked  time.Time
+	renewals
 }
 
 // Bounds of request bodies, in bytes. A box is in base64 there.
@@ -83,7 +85,9 @@ func (g *guestAPI) hello(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "the supervisor is going down", http.StatusServiceUnavailable)
 			return
 		}
-		welcome.Start, welcome.Sealed = g.start(), g.hand.Sealed
+		g.mu.Lock()
+		welcome.Start, welcome.Sealed, welcome.Proof = g.start(), g.hand.Sealed, g.hand.Proof
+		g.mu.Unlock()
 	}
 	answer(w, welcome)
 }
@@ -110,7 +114,8 @@ func (g *guestAPI) stay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.mu.Lock()
-	full := g.stays >= maxStays
+	guest := len(g.hand.Proof) == proofSize && subtle.ConstantTimeCompare(s.Proof, g.hand.Proof) == 1
+	full := g.stays >= maxStays && !guest // the workload cannot keep the guest out
 	if !full {
 		g.stays++
 	}
@@ -137,6 +142,12 @@ func (g *guestAPI) stay(w http.ResponseWriter, r *http.Request) {
 	if back {
 		_ = g.say(opGuest)
 		g.record.Record(audit.Event{Ev: "note", Actor: "auto", Reason: "the guest came back to the new supervisor"})
+	}
+	if guest {
+		g.renew(r.Context(), s.Sealed, func(n *control.Renewal) bool {
+			answer(w, n)
+			return wire.Flush() == nil
+		})
 	}
 	<-r.Context().Done()
 }

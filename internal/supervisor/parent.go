@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log"
@@ -79,8 +78,9 @@ type parent struct {
 	control net.Listener
 	socket  *os.File // of control
 	owners  *owners
-	sealing []byte // sandbox.File.SealingKey
-	unlock  func() // held until this process ends
+	sealing []byte    // sandbox.File.SealingKey
+	unlock  func()    // held until this process ends
+	turned  time.Time // the gate token was replaced last
 
 	registered bool
 }
@@ -199,9 +199,9 @@ func (p *parent) secrets() error {
 		return nil
 	}
 	if f.Gate != nil {
-		var token [24]byte
-		_, _ = rand.Read(token[:])                                   // never fails
-		p.hand.GateToken = "terok-g-" + hex.EncodeToString(token[:]) // leak knows the prefix
+		p.hand.GateToken = newGateToken()
+		p.hand.Proof = make([]byte, proofSize)
+		_, _ = rand.Read(p.hand.Proof) // never fails
 	}
 	if err := p.authority(); err != nil {
 		return err
@@ -256,7 +256,14 @@ func (p *parent) resume(box []byte) bool {
 		log.Print(err)
 		return false
 	}
-	p.hand.secrets, p.hand.Sealed, p.hand.Waiting = *s, nil, false
+	if s.GateToken != "" && p.outdated(about, s) {
+		// The token was replaced, and both processes died before the guest had the new one.
+		if box, err = p.turn(s, about); err != nil {
+			log.Printf("a new gate token: %v; the gate stays closed", err)
+			s.GateToken = ""
+		}
+	}
+	p.hand.secrets, p.hand.Sealed, p.hand.Waiting = *s, box, false
 	log.Print("the guest came back with the secrets of this start")
 	return true
 }
@@ -341,6 +348,8 @@ func (p *parent) supervise(say *os.File) int {
 					w.stop()
 					break serving
 				}
+			case <-w.rotate:
+				w.rotated(p.rotate())
 			case <-ended:
 				w.stop()
 				return 0

@@ -19,9 +19,11 @@ import (
 // sandbox file and is the parent's alone, so neither the container nor a worker that was taken
 // over can make a box or look into one, and the file alone reveals nothing.
 type secrets struct {
-	Authority []byte            `json:"authority,omitempty"`  // vault/front.Authority
-	Phantoms  map[string]string `json:"phantoms,omitempty"`   // provider → phantom token
-	GateToken string            `json:"gate_token,omitempty"` // secret of this start
+	Authority []byte            `json:"authority,omitempty"` // vault/front.Authority
+	Phantoms  map[string]string `json:"phantoms,omitempty"`  // provider → phantom token
+	GateToken string            `json:"gate_token,omitempty"`
+	GateTurn  int               `json:"gate_turn,omitempty"` // how often it was replaced (rotate.go)
+	Proof     []byte            `json:"proof,omitempty"`     // by which the guest shows that it is the guest
 }
 
 // errForeignBox says that a box was not sealed by a parent of this start.

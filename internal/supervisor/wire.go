@@ -33,6 +33,7 @@ const (
 	opSocket = 'u' // wants a UDP socket inside; the parent answers with the same byte
 	opOwner  = 'p' // wants to know a connection's process: ownerQuestion bytes follow; the same byte and ownerAnswer bytes answer
 	opMighty = 'm' // wants to know a process in the container that can change its network; answered like opOwner
+	opToken  = 'n' // wants a new token for the task's gate; the parent answers with the same byte and a block (rotate.go)
 
 	// parent → worker
 	opKeyholder = 'k' // with a connection to the keyholder
@@ -180,7 +181,10 @@ func (l *link) hearByte() (byte, error) {
 	return buf[0], err
 }
 
-// sayBlock sends op and data of at most control.MaxSealed bytes.
+// maxBlock bounds a block, in bytes: a box, or a token and a box.
+const maxBlock = gateTokenSize + control.MaxSealed
+
+// sayBlock sends op and data of at most maxBlock bytes.
 func (l *link) sayBlock(op byte, data []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -216,7 +220,7 @@ func (l *link) hearBlock() ([]byte, error) {
 		return nil, err
 	}
 	n := binary.BigEndian.Uint32(size[:])
-	if n > control.MaxSealed {
+	if int(n) > maxBlock {
 		return nil, fmt.Errorf("a block of %d bytes", n)
 	}
 	data := make([]byte, n)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"terok/internal/audit"
@@ -103,6 +104,8 @@ type service struct {
 	account   *account // nil without a vault
 	session   *keyholder.Session
 	gate      *server.Server
+	turns     chan error // answers to opToken, for RotateGateToken
+	turning   sync.Mutex
 	guest     *guestAPI
 	docket    *clearance.Docket // nil: clearance is off
 	asks      asks              // questions of the agent that wait
@@ -121,7 +124,7 @@ type service struct {
 
 // newService opens everything that confinement would forbid and puts the parts together.
 func newService(h *handover, l *link) (*service, error) {
-	s := &service{hand: h, link: l, asks: newAsks(), unwritten: newTrouble(), started: time.Now().UTC()}
+	s := &service{hand: h, link: l, turns: make(chan error, 1), asks: newAsks(), unwritten: newTrouble(), started: time.Now().UTC()}
 	if err := s.sockets(); err != nil {
 		return nil, err
 	}
@@ -376,6 +379,12 @@ func (s *service) obey() error {
 				return nil
 			}
 			s.processes.heard(answer)
+		case op == opToken:
+			block, err := s.link.hearBlock()
+			if err != nil {
+				return nil
+			}
+			s.turned(block)
 		case op == opTampered:
 			who, err := s.link.hearRecord(ownerAnswer)
 			if err != nil {

@@ -29,6 +29,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,7 +83,7 @@ type Config struct {
 	Git   *git.Runner
 	Repo  string // the task's repository on the host
 	Base  string // the base repository whose objects Repo borrows
-	Token string // the secret of this start; empty refuses every request
+	Token string // the secret that the server begins with (SetToken)
 	// Submodules are mirrors that are served for reading as /sub/NAME.git: NAME → path.
 	Submodules map[string]string
 	Protected  []string // branches the task may not touch: names, or patterns of path.Match
@@ -102,10 +103,10 @@ type Config struct {
 // Server answers the requests of one task.
 type Server struct {
 	Config
-	token   [sha256.Size]byte
-	objects string        // of the base
-	slots   chan struct{} // one per request under way
-	receive chan struct{} // one push at a time, so that backups and refs belong together
+	token   atomic.Pointer[[sha256.Size]byte] // nil refuses every request
+	objects string                            // of the base
+	slots   chan struct{}                     // one per request under way
+	receive chan struct{}                     // one push at a time, so that backups and refs belong together
 
 	mu       sync.Mutex
 	failures []time.Time // wrong tokens of the last second
@@ -127,8 +128,21 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Server{Config: c, objects: filepath.Join(c.Base, "objects"), token: sha256.Sum256([]byte(c.Token)),
+	h := &Server{Config: c, objects: filepath.Join(c.Base, "objects"),
 		slots: make(chan struct{}, c.Limits.Parallel), receive: make(chan struct{}, 1)}
+	h.SetToken(c.Token)
+	return h
+}
+
+// SetToken makes token the only one from the next request on; empty refuses every request. What was
+// let in before goes on to its end.
+func (h *Server) SetToken(token string) {
+	if token == "" {
+		h.token.Store(nil)
+		return
+	}
+	sum := sha256.Sum256([]byte(token))
+	h.token.Store(&sum)
 }
 
 // gitProtocol is what a client may say in Git-Protocol; it becomes an environment variable.
@@ -198,7 +212,7 @@ func (h *Server) admit(w http.ResponseWriter, r *http.Request) bool {
 		refuse(w, http.StatusUnauthorized, "the task's gate token is needed")
 		return false
 	}
-	if h.Token != "" && h.matches(user)|h.matches(password) == 1 {
+	if token := h.token.Load(); token != nil && matches(token, user)|matches(token, password) == 1 {
 		return true
 	}
 	h.mu.Lock()
@@ -219,9 +233,9 @@ func (h *Server) admit(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // matches compares in constant time; hashing first hides the length as well.
-func (h *Server) matches(s string) int {
+func matches(token *[sha256.Size]byte, s string) int {
 	sum := sha256.Sum256([]byte(s))
-	return subtle.ConstantTimeCompare(sum[:], h.token[:])
+	return subtle.ConstantTimeCompare(sum[:], token[:])
 }
 
 // slot runs f while one of the parallel slots is held.
