@@ -140,12 +140,21 @@ func BenchmarkGateTask(b *testing.B) {
 		}})
 }
 
-// BenchmarkGateClone: a whole clone over HTTP, files included, of a task's repository by our server and by
-// git http-backend, and of the upstream by git http-backend.
+// BenchmarkGateClone: a clone over HTTP, files not written, of a task's repository by our server and by git
+// http-backend, and of a plain mirror of the upstream by git http-backend: a small repository with hardly a
+// history, and one of the size that spec/gate.md §15 names, with 2 000 commits. Then what a bitmap could make
+// slower: the fetch of one commit into a clone, and a question without news.
 func BenchmarkGateClone(b *testing.B) {
-	g := newGated(b, 3_000, 7_000, 20)
-	t := g.gateTask("k3v9p")
-	ours, theirs, plain := g.serve(t), g.backend(filepath.Dir(t.Repo)), g.backend(filepath.Dir(g.clone))
+	b.Run("small", func(b *testing.B) { newGated(b, 3_000, 7_000, 20).clones("3 000 files, 21 MB, 20 commits", 15) })
+	b.Run("history", func(b *testing.B) { newGated(b, 12_000, 7_000, 2_000).clones("12 000 files, 84 MB, 2 000 commits", 7) })
+}
+
+func (g *gated) clones(what string, rounds int) {
+	b, t := g.b, g.gateTask("k3v9p")
+	ours, theirs := g.serve(t), g.backend(filepath.Dir(t.Repo))+"/k3v9p.git"
+	mirror := filepath.Join(g.dir, "mirror", "up.git")
+	g.git(g.dir, "clone", "-q", "--mirror", "file://"+g.clone, mirror)
+	plain := g.backend(filepath.Dir(mirror)) + "/up.git"
 	clone := func(name, url string) side {
 		return side{name, func(round int) float64 {
 			dir, done := g.fresh("clone", round)
@@ -153,11 +162,28 @@ func BenchmarkGateClone(b *testing.B) {
 			return timed(b, clientEnv(), "git", "clone", "-q", "--no-checkout", url, dir) // writing the files is the client's alone
 		}}
 	}
-	compare(b, "gate: clone of 3 000 files, 21 MB, over HTTP", "ms", "at most 0.9× git http-backend", 15,
-		clone("terok", ours), clone("http-backend, same repository", theirs+"/k3v9p.git"), clone("http-backend, upstream", plain+"/up.git"))
-	compare(b, "gate: fetch without news over HTTP", "ms", "", 25,
+	compare(b, "gate: clone over HTTP: "+what, "ms", "at most 0.9× git http-backend", rounds,
+		clone("terok", ours), clone("http-backend, plain mirror", plain), clone("http-backend, same repository", theirs))
+	// Two clones that lack the same commit, in each round a new one.
+	work := filepath.Join(g.dir, "work")
+	g.git(g.dir, "clone", "-q", "--shared", "--no-checkout", t.Repo, work)
+	fetch := func(name, url string, push func(id string)) side {
+		dir := filepath.Join(g.dir, strings.ReplaceAll(name, " ", "-"))
+		must(b, clientEnv(), "git", "clone", "-q", "--no-checkout", url, dir)
+		return side{name, func(round int) float64 {
+			id := strings.TrimSpace(must(b, clientEnv(), "git", "-C", work, "commit-tree", "-p", "origin/"+t.Branch, "-m", fmt.Sprint(name, round), "origin/"+t.Branch+"^{tree}"))
+			push(id)
+			return timed(b, clientEnv(), "git", "-C", dir, "fetch", "-q", url, "refs/heads/news")
+		}}
+	}
+	into := func(repo string) func(string) {
+		return func(id string) { g.git(work, "push", "-q", "-f", repo, id+":refs/heads/news") }
+	}
+	compare(b, "gate: fetch of one commit over HTTP: "+what, "ms", "", 25,
+		fetch("terok", ours, into(t.Repo)), fetch("http-backend, plain mirror", plain, into(mirror)), fetch("http-backend, same repository", theirs, into(t.Repo)))
+	compare(b, "gate: fetch without news over HTTP: "+what, "ms", "", 25,
 		side{"terok", func(int) float64 { return timed(b, clientEnv(), "git", "ls-remote", ours) }},
-		side{"http-backend", func(int) float64 { return timed(b, clientEnv(), "git", "ls-remote", theirs+"/k3v9p.git") }})
+		side{"http-backend, same repository", func(int) float64 { return timed(b, clientEnv(), "git", "ls-remote", theirs) }})
 }
 
 // BenchmarkGatePush: one commit, pushed into a task's repository through the rules and the inspection, and

@@ -345,6 +345,8 @@ func (h *Server) uploadPack(w http.ResponseWriter, r *http.Request, at place) {
 	}
 	w.Header().Set("Content-Type", "application/x-git-upload-pack-result")
 	c := h.cmdAt(at, "upload-pack", "--stateless-rpc", at.dir)
+	// The base's bitmap. No task's repository has such an index, and only this confined process reads one there.
+	c.Config = append(c.Config, "core.multiPackIndex=true")
 	c.Env = append(c.Env, h.protocol(r, "git-upload-pack")...)
 	out := newResponse(w, h.Limits.Idle)
 	defer out.done()

@@ -81,6 +81,7 @@ type gateState struct {
 	Checked   *Check            `json:"checked,omitempty"`    // what upstream had when it was last asked
 	Reasons   map[string]string `json:"reasons,omitempty"`    // backup ref → why it was made
 	GCAt      time.Time         `json:"gc_at,omitzero"`       // last gate gc
+	Indexed   int64             `json:"indexed,omitempty"`    // bytes of packs that the base's bitmap was written for
 }
 
 const stateSchema = 1

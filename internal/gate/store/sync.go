@@ -253,6 +253,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 			rep.Errors = append(rep.Errors, "old backups could not be removed: "+text.Line(err.Error(), 0))
 		}
 	}
+	s.refreshBitmap(ctx, project, st, &rep)
 	if len(rep.Errors) > 0 {
 		return rep, problem.New("sync_partial", problem.Attention, "the gate of %s is synced but for %d: %s", project, len(rep.Errors), text.Line(rep.Errors[0], 200)).
 			WithHint("terok project gate-sync %s", project)

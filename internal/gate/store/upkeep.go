@@ -132,7 +132,7 @@ func (s *Store) GC(ctx context.Context, project string, o GCOptions) ([]RepoSize
 	if err != nil {
 		return nil, err
 	}
-	report = append(report, s.gcBase(ctx, base, len(borrowers), o))
+	report = append(report, s.gcBase(ctx, base, len(borrowers), st, o))
 	if o.DryRun {
 		return report, nil
 	}
@@ -180,7 +180,7 @@ func (s *Store) gcTask(ctx context.Context, project, id string, o GCOptions) Rep
 	return r.done(repo, err)
 }
 
-func (s *Store) gcBase(ctx context.Context, base string, borrowers int, o GCOptions) RepoSize {
+func (s *Store) gcBase(ctx context.Context, base string, borrowers int, st *gateState, o GCOptions) RepoSize {
 	r := measure("base", base)
 	r.Action = "pack; drop what nothing reaches"
 	if borrowers > 0 {
@@ -189,36 +189,46 @@ func (s *Store) gcBase(ctx context.Context, base string, borrowers int, o GCOpti
 	if o.DryRun {
 		return r
 	}
-	err := func() error {
+	err := func() (err error) {
 		view.SweepLocks(base, s.now())
 		if _, err := s.pruneBackups(ctx, base, o.Backups, nil); err != nil {
 			return err
 		}
-		if borrowers == 0 {
-			return s.repack(ctx, base, nil, o.Keep)
+		// Without a borrower what nothing reaches goes. With one small packs are rolled into larger
+		// ones, and what is in a pack stays in one.
+		pack := func() error { return s.repack(ctx, base, nil, o.Keep) }
+		if borrowers > 0 {
+			pack = func() error {
+				return s.runAll(ctx, git.Cmd{GitDir: base, Timeout: time.Hour, Config: append(baseIndex, packConfig...)},
+					[]string{"repack", "-d", "-n", "-q", "--geometric=2"}, []string{"pack-refs", "--all", "--prune"})
+			}
 		}
-		// Rolls small packs into larger ones; what is in a pack stays in one.
-		if _, err := s.Git.Run(ctx, git.Cmd{GitDir: base, Timeout: time.Hour, Config: packConfig, Args: []string{"repack", "-d", "-n", "-q", "--geometric=2"}}); err != nil {
+		if err := pack(); err != nil {
 			return err
 		}
-		_, err := s.Git.Run(ctx, git.Cmd{GitDir: base, Args: []string{"pack-refs", "--all", "--prune"}})
+		st.Indexed, err = s.writeBitmap(ctx, base)
 		return err
 	}()
 	return r.done(base, err)
 }
 
-var packConfig = []string{"pack.threads=2", "pack.windowMemory=256m", "core.bigFileThreshold=16m"}
+var packConfig = []string{"pack.threads=2", "pack.windowMemory=256m", "core.bigFileThreshold=16m", "repack.writeBitmaps=false"}
 
 // repack leaves one pack of everything reachable, and loose what is unreachable and young.
 func (s *Store) repack(ctx context.Context, dir string, alternates []string, keep time.Duration) error {
 	since := "--unpack-unreachable=" + s.now().Add(-keep).UTC().Format(time.RFC3339)
 	expire := "--expire=" + s.now().Add(-keep).UTC().Format(time.RFC3339)
-	for _, args := range [][]string{
-		{"repack", "-A", "-d", "-l", "-n", "-q", "--depth=50", since},
-		{"prune", expire},
-		{"pack-refs", "--all", "--prune"},
-	} {
-		if _, err := s.Git.Run(ctx, git.Cmd{GitDir: dir, Alternates: alternates, Timeout: time.Hour, Config: packConfig, Args: args}); err != nil {
+	c := git.Cmd{GitDir: dir, Alternates: alternates, Timeout: time.Hour, Config: packConfig}
+	if len(alternates) == 0 {
+		c.Config = append(baseIndex, packConfig...)
+	}
+	return s.runAll(ctx, c, []string{"repack", "-A", "-d", "-l", "-n", "-q", "--depth=50", since}, []string{"prune", expire}, []string{"pack-refs", "--all", "--prune"})
+}
+
+// runAll runs c once with each list of arguments, until one fails.
+func (s *Store) runAll(ctx context.Context, c git.Cmd, args ...[]string) error {
+	for _, c.Args = range args {
+		if _, err := s.Git.Run(ctx, c); err != nil {
 			return err
 		}
 	}
