@@ -267,12 +267,10 @@ func (h *Server) oneReceive(w http.ResponseWriter, r *http.Request, f func()) {
 func (h *Server) config() []string {
 	return []string{
 		"transfer.hideRefs=refs/terok",
-		"transfer.fsckObjects=true",
 		"transfer.advertiseSID=false",
 		"uploadpack.allowFilter=true",
 		"uploadpack.allowAnySHA1InWant=false",
 		"uploadpack.allowReachableSHA1InWant=true",
-		"receive.fsckObjects=true",
 		"receive.denyDeleteCurrent=refuse",
 		"receive.advertisePushOptions=false",
 		"receive.shallowUpdate=false",
