@@ -78,7 +78,8 @@ func (h *Server) refresh(ctx context.Context) {
 }
 
 // Recover puts right what a killed worker left: quarantines, git's lock files, and branches that
-// moved without a line in the ledger, which get one (push_recovered). It is called before serving.
+// moved without a line in the ledger, which get one (push_recovered). The line of a push whose worker
+// was killed right after writing it is repeated: at least once, never lost. It is called before serving.
 func (h *Server) Recover(ctx context.Context) error {
 	h.receive <- struct{}{}
 	defer func() { <-h.receive }()
@@ -102,7 +103,7 @@ func (h *Server) Recover(ctx context.Context) error {
 	var script strings.Builder
 	note := func(branch, old, id string) {
 		h.Record.Record(audit.Event{Ev: "push_recovered", Actor: "workload", Ref: text.Line(refname.Heads+branch, 0), Old: old, New: id,
-			Reason: "the supervisor ended before it could record this push"})
+			Reason: "the supervisor ended while this push was recorded"})
 		fmt.Fprintln(&script, view.Move(recordedRefs+branch, recorded[branch], id))
 	}
 	for b, id := range heads {
