@@ -20,7 +20,7 @@ var EventKinds = map[string][]string{
 	"network": {"flow_", "name_", "dns_", "limit", "flood"},
 	"verdict": {"verdict", "request", "entry_", "posture_", "policy_"},
 	"vault":   {"vault_", "credential"},
-	"gate":    {"gate_", "push_", "promote", "promotion", "review", "leak_", "task_reset"},
+	"gate":    {"gate_", "push_", "lfs_", "promote", "promotion", "review", "leak_", "task_reset"},
 	"task":    {"start", "stop", "note", "supervisor_", "task_", "project_", "sandbox_"},
 	"trouble": {"error", "verify_", "ledger", "events_lost", "gap", "panic", "flood", "limit"},
 }

@@ -79,7 +79,8 @@ func (a *App) syncSubmodules(ctx context.Context, s *store.Store, p *project.Pro
 
 func syncOptions(p *project.Project, o GateSyncOptions) store.Options {
 	out := store.Options{Branches: o.Branches, DryRun: o.DryRun, Wait: o.Wait, Destructive: o.Destructive, Reinit: o.Reinit, Bundle: o.Bundle,
-		Reference: o.Reference, Backups: p.Backups(), AutoLossless: p.Gate.AutoApplyLossless, FsckSkip: p.Gate.FsckSkip}
+		Reference: o.Reference, Backups: p.Backups(), AutoLossless: p.Gate.AutoApplyLossless, FsckSkip: p.Gate.FsckSkip,
+		LFS: p.LFS(), LFSURL: p.Gate.LFSURL}
 	out.Backups.LoseCommits = o.LoseCommits
 	if len(out.Branches) == 0 {
 		out.Branches = p.Gate.Branches
@@ -104,6 +105,7 @@ type GateStatus struct {
 	Gated    bool   `json:"gated"`    // tasks get their repository from the gate
 	External bool   `json:"external"` // tasks know the upstream's address
 	Trust    string `json:"trust"`    // what is protected and what is not, one sentence
+	LFSMode  string `json:"lfs_mode"` // off or proxy (gate.lfs)
 	store.Status
 	Reviews *ReviewLag `json:"reviews"` // null: the forge was never asked
 }
@@ -142,6 +144,9 @@ func (a *App) GateStatus(ctx context.Context, project string) (GateStatus, error
 	}
 	if v.Status, err = a.gateStore().Status(ctx, project); err != nil {
 		return v, err
+	}
+	if v.LFSMode = string(p.Gate.LFS); !p.LFS() {
+		v.Large = nil
 	}
 	l, err := a.loadLag(project)
 	if err != nil {

@@ -121,6 +121,13 @@ func (a *App) Promote(ctx context.Context, req PromoteRequest) (Promotion, error
 		dst.Squash = a.squash(ctx, p, req)
 	}
 	pr := a.promoter()
+	if p.LFS() {
+		dst.LFS = &promote.LFS{URL: p.Gate.LFSURL}
+		pr.Store.Progress = func(line string) { a.say("%s", line) }
+		if dst.Kind == review.ToBundle || dst.Kind == review.ToPatches {
+			a.say("note: of files in Git LFS a %s holds the pointers only", strings.TrimSuffix(dst.Kind, "es"))
+		}
+	}
 	if !req.NoReceipt {
 		pr.Receipt = a.signer(req.Task)
 	}

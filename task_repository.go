@@ -49,8 +49,10 @@ func (a *App) addRepository(ctx context.Context, s starting, spec *launch.Spec, 
 		}
 	}
 	spec.Start.Clone = clone
-	// Without its files (gate.lfs) git-lfs would fail every checkout, and ask who .lfsconfig names.
-	spec.Start.Env["GIT_LFS_SKIP_SMUDGE"] = "1"
+	if clone.LFS = p.LFS() && s.source.mirror; !clone.LFS {
+		// Without its files git-lfs would fail every checkout, and ask who .lfsconfig names.
+		spec.Start.Env["GIT_LFS_SKIP_SMUDGE"] = "1"
+	}
 	return nil
 }
 
@@ -58,7 +60,7 @@ func (a *App) addRepository(ctx context.Context, s starting, spec *launch.Spec, 
 func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, clone *sandbox.Clone) error {
 	t := s.task
 	gate := a.gateStore()
-	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.source.clone, From: s.from})
+	repo, err := gate.CreateTask(ctx, store.TaskSpec{Project: t.Project, ID: t.ID, Branch: t.Branch, Start: s.req.Base, Clone: s.source.clone, From: s.from, LFS: s.project.LFS()})
 	if err != nil {
 		return err
 	}
@@ -73,7 +75,7 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, clone 
 	}
 	push := s.project.Gate.Push
 	spec.Gate = &sandbox.Gate{Repo: repo.Repo, Base: repo.Base, Protected: s.project.Gate.Protected, QuotaMB: s.project.Gate.QuotaMB,
-		MaxPackMB: push.MaxPackMB, MaxFileMB: push.MaxFileMB, MaxRefs: push.MaxRefs, Lenient: push.Fsck == "warn", AllowSecrets: push.Secrets == "flag"}
+		MaxPackMB: push.MaxPackMB, MaxFileMB: push.MaxFileMB, MaxRefs: push.MaxRefs, Lenient: push.Fsck == "warn", LFS: s.project.LFS(), AllowSecrets: push.Secrets == "flag"}
 	clone.URL, clone.Borrow = fmt.Sprintf("http://%s:%d/task.git", sandbox.ServiceHost, sandbox.GatePort), store.BorrowMount
 	if err := a.addSubmodules(ctx, s, spec, clone); err != nil {
 		return err

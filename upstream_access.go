@@ -146,7 +146,7 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 	}()
 	if len(authorities) > 0 {
 		bundle := filepath.Join(dir, "ca.pem")
-		acc.Config = append(acc.Config, "http.sslCAInfo="+bundle)
+		acc.Config, acc.Authorities = append(acc.Config, "http.sslCAInfo="+bundle), authorities
 		if err := state.WriteFile(bundle, authorities); err != nil {
 			return acc, err
 		}
@@ -154,6 +154,7 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 	if len(token) > 0 {
 		socket := filepath.Join(dir, "ask.sock")
 		login := gitcred.Login{Protocol: u.Scheme, Host: u.Host, Username: gitcred.Username(provider.Forge), Password: token}
+		acc.Login = login
 		acc.Config = append(acc.Config, "credential."+u.Scheme+"://"+u.Host+".helper="+gitcred.Helper(a.Self, socket))
 		end, err := serveSocket(ctx, socket, func(_ context.Context, conn net.Conn) { gitcred.Answer(conn, login) })
 		if err != nil {

@@ -120,7 +120,14 @@ func printGate(w io.Writer, s terok.GateStatus) error {
 		}
 		row("submodule", "%s  %s  %s", text.Show(m.Name), text.Show(m.Written), text.Show(what))
 	}
-	if s.LFS {
+	switch {
+	case s.LFSMode == "proxy" && s.Large == nil:
+		row("lfs", "proxy, not synced yet")
+	case s.LFSMode == "proxy" && s.Large.Missing > 0:
+		row("lfs", "proxy, %s, %d missing: they stay pointers", count(s.Large.Objects, "object"), s.Large.Missing)
+	case s.LFSMode == "proxy":
+		row("lfs", "proxy, %s", count(s.Large.Objects, "object"))
+	case s.LFS:
 		row("lfs", "off: files of %s in Git LFS stay pointers", s.Head)
 	}
 	if s.Lock != "" {

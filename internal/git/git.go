@@ -159,3 +159,21 @@ func (r *Runner) Version(ctx context.Context) (major, minor int, err error) {
 
 // joinProtocols is the value of GIT_ALLOW_PROTOCOL; the empty value allows none.
 func joinProtocols(p []string) string { return strings.Join(p, ":") }
+
+// SSH runs a command on an ssh server, with the ssh and the options that git would use for c: those of
+// the GIT_SSH_COMMAND of its environment, a line of the shell. The server is "user@host" or "host" and
+// never begins with a dash. It returns what the command printed.
+func (r *Runner) SSH(ctx context.Context, c Cmd, server, port, command string) ([]byte, error) {
+	ssh := ""
+	env := c.environ()
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "GIT_SSH_COMMAND="); ok {
+			ssh = v
+		}
+	}
+	args := []string{"-c", ssh + ` "$@"`, "ssh"}
+	if port != "" {
+		args = append(args, "-p", port)
+	}
+	return child.Run(ctx, child.Spec{Path: "/bin/sh", Args: append(args, "--", server, command), Env: env, Timeout: c.Timeout, MaxOutput: c.MaxOutput})
+}

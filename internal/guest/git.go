@@ -210,6 +210,9 @@ func (g *gitRunner) settings(ctx context.Context, c *sandbox.Clone) error {
 			return err
 		}
 	}
+	if err := g.largeFiles(ctx, c); err != nil {
+		return err
+	}
 	if c.URL == "" || c.Origin != "" {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package project
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -34,28 +33,31 @@ type Gate struct {
 	} `yaml:"backups"`
 	AutoApplyLossless bool `yaml:"auto_apply_lossless"` // take upstream's side unasked where nothing is lost
 	GCDays            int  `yaml:"gc_days"`             // how long unreachable objects stay; at least 1
-	LFS               LFS  `yaml:"lfs"`                 // off
+	LFS               LFS  `yaml:"lfs"`                 // off, proxy
+	// LFSURL is the address of upstream's LFS server, https only; "": what follows from the upstream's own.
+	LFSURL string `yaml:"lfs_url"`
 	// Submodules are the addresses of submodules that are mirrored and served to tasks, where the
 	// default branch names them; every other one is only shown.
 	Submodules []string `yaml:"submodules"`
 }
 
-// LFS is what the gate does about files that a repository keeps in Git LFS. Off is all there is:
-// neither host nor container asks an LFS server, pointers stay pointers.
+// LFS is what the gate does about files that a repository keeps in Git LFS.
 type LFS string
 
-// LFSOff leaves pointers as they are.
-const LFSOff LFS = "off"
+// With LFSOff neither host nor container asks an LFS server, and pointers stay pointers. With LFSProxy
+// the host mirrors the files at each sync, and tasks get them from the gate.
+const (
+	LFSOff   LFS = "off"
+	LFSProxy LFS = "proxy"
+)
 
 // UnmarshalText takes a word.
 func (l *LFS) UnmarshalText(word []byte) error {
 	switch *l = LFS(word); *l {
-	case LFSOff:
+	case LFSOff, LFSProxy:
 		return nil
-	case "proxy":
-		return errors.New("proxy is not built: write off; LFS pointers stay pointers inside, fetch the files on the host")
 	}
-	return fmt.Errorf("%q is not off", word)
+	return fmt.Errorf("%q is neither off nor proxy", word)
 }
 
 // Push bounds what a task may push.
@@ -119,6 +121,11 @@ func (c *Config) validateGate() []config.FieldError {
 			fail(fmt.Sprintf("gate.fsck_skip[%d]", i), "must be the full id of an object, 40 or 64 digits of 0-9 and a-f")
 		}
 	}
+	if address := c.Gate.LFSURL; address != "" {
+		if up, err := store.ParseUpstream(address); err != nil || up.Protocol != "https" {
+			fail("gate.lfs_url", "must be https://HOST/PATH, without user and password")
+		}
+	}
 	if at := c.Gate.Path; at != "" && (!filepath.IsAbs(at) || strings.ContainsFunc(at, func(r rune) bool { return r < 0x20 || r == 0x7f || r == ':' })) {
 		fail("gate.path", "must be an absolute path without colons") // podman mounts its objects
 	}
@@ -143,6 +150,9 @@ func (c *Config) validateGate() []config.FieldError {
 	}
 	return bad
 }
+
+// LFS reports whether the gate mirrors files in Git LFS.
+func (p *Project) LFS() bool { return p.Gate.LFS == LFSProxy && p.Gated() }
 
 // Backups are the project's rules for replaced tips.
 func (p *Project) Backups() store.Backups {

@@ -58,6 +58,9 @@ func (c *Config) validateMode() []config.FieldError {
 		}
 		return bad
 	}
+	if c.Gate.LFS == LFSProxy {
+		fail("gate.lfs", "proxy is for gatekeeping projects: in an online one tasks push to the upstream, which would not get the files")
+	}
 	if c.Gatekeeping.ExposeExternalRemote {
 		fail("gatekeeping.expose_external_remote", "is for gatekeeping projects: in an online one the upstream is origin")
 	}

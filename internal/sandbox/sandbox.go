@@ -119,6 +119,7 @@ type Clone struct {
 	Origin    string `json:"origin,omitempty"`   // the upstream, where tasks reach it: remote origin, and the gate is the remote gate
 	Start     string `json:"start,omitempty"`    // without gate: branch of Origin to begin from; "" is its default
 	Config    string `json:"config,omitempty"`   // file of git configuration that the user's own includes
+	LFS       bool   `json:"lfs,omitempty"`      // the gate serves files in Git LFS: the workspace gets them with git-lfs, if the image has it
 	External  string `json:"external,omitempty"` // upstream as a further remote of that name, without any way to it
 	UserName  string `json:"user_name"`          // git identity
 	UserEmail string `json:"user_email"`         // git identity
@@ -140,6 +141,7 @@ type Gate struct {
 	Submodules map[string]string `json:"submodules,omitempty"`
 
 	Lenient      bool `json:"lenient,omitempty"`       // let old programs' harmless faults through
+	LFS          bool `json:"lfs,omitempty"`           // serve files in Git LFS
 	AllowSecrets bool `json:"allow_secrets,omitempty"` // let vendors' keys through, review flags them
 }
 

@@ -249,7 +249,7 @@ func (s *service) gitGate() {
 		return
 	}
 	s.gate = server.New(server.Config{Git: &git.Runner{}, Repo: g.Repo, Base: g.Base, Submodules: g.Submodules, Token: s.hand.GateToken,
-		Protected: g.Protected, Lenient: g.Lenient, AllowSecrets: g.AllowSecrets, Record: s.ledger,
+		Protected: g.Protected, Lenient: g.Lenient, AllowSecrets: g.AllowSecrets, LFS: g.LFS, Record: s.ledger,
 		Leaked: func(token string) { go s.pushed(token) },
 		Limits: server.Limits{MaxPack: int64(g.MaxPackMB) << 20, MaxFile: int64(g.MaxFileMB) << 20,
 			MaxRefs: g.MaxRefs, Quota: int64(g.QuotaMB) << 20}})

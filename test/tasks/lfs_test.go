@@ -12,7 +12,7 @@ import (
 
 // TestLFSOff: spec/gate.md §20: 56. Pointers stay pointers: neither upstream's nor an agent's .lfsconfig
 // makes anything ask the server that it names, not at sync, in the container, in review or promotion;
-// what a smudge filter would do inside is left out; status says so, and proxy is refused.
+// what a smudge filter would do inside is left out; status says so. What gate.lfs cannot be is refused.
 func TestLFSOff(t *testing.T) {
 	t.Parallel()
 	tr := newTree(t)
@@ -60,9 +60,15 @@ git add .lfsconfig more.bin; git commit -qm "More large files"; git push -q orig
 		t.Errorf("the LFS server was asked %d times", n)
 	}
 	project := "config/terok/projects/greet/project.yml"
-	tr.file(project, "project:\n  name: greet\ngit:\n  upstream_url: "+repo+"\ngate:\n  lfs: proxy\n")
-	if _, stderr := tr.run(2, "", "project", "show", "greet"); !strings.Contains(stderr, "project.yml:6:") || !strings.Contains(stderr, "write off") {
-		t.Errorf("proxy: %s", stderr)
+	for _, bad := range []string{"lfs: on", "lfs_url: http://lfs.example.test/x", "lfs_url: https://u:p@lfs.example.test/x", "lfs_url: ssh://lfs.example.test/x"} {
+		tr.file(project, "project:\n  name: greet\ngit:\n  upstream_url: "+repo+"\ngate:\n  "+bad+"\n")
+		if _, stderr := tr.run(2, "", "project", "show", "greet"); !strings.Contains(stderr, "project.yml:6:") {
+			t.Errorf("%s: %s", bad, stderr)
+		}
+	}
+	tr.file(project, "project:\n  name: greet\n  security_class: online\ngit:\n  upstream_url: https://git.example.test/x.git\ngate:\n  lfs: proxy\n")
+	if _, stderr := tr.run(2, "", "project", "show", "greet"); !strings.Contains(stderr, "project.yml:7:") || !strings.Contains(stderr, "gatekeeping projects") {
+		t.Errorf("online: %s", stderr)
 	}
 	tr.file(project, "project:\n  name: greet\ngit:\n  upstream_url: "+repo+"\ngate:\n  lfs: off\n")
 	tr.run(0, "", "project", "show", "greet")

@@ -73,6 +73,7 @@ type Target struct {
 	Protected    []string // patterns of protected branches, besides upstream's default branch
 	Force        bool     // ToUpstream, ToGate: the branch may lose commits, under the lease
 	Squash       *Squash
+	LFS          *LFS // nil: pointers go as they are
 }
 
 // job is one promotion under way.
@@ -142,6 +143,11 @@ func (p *Promoter) carry(ctx context.Context, j *job, to place) error {
 		return err
 	}
 	p.step("copied")
+	large, err := p.gather(ctx, j)
+	if err != nil {
+		return err
+	}
+	p.step("gathered")
 	if j.dst.Squash != nil && !j.again {
 		if err := p.squash(ctx, j); err != nil {
 			return err
@@ -154,6 +160,10 @@ func (p *Promoter) carry(ctx context.Context, j *job, to place) error {
 		return err
 	}
 	p.step("intended")
+	if err := p.deliver(ctx, j, large); err != nil {
+		return err
+	}
+	p.step("delivered")
 	if err := to.act(ctx, j); err != nil {
 		if problem.Of(err).Exit == problem.Conflict { // nothing was changed: somebody was faster
 			err = errors.Join(err, p.intend(j, nil))
@@ -166,7 +176,7 @@ func (p *Promoter) carry(ctx context.Context, j *job, to place) error {
 	}
 	p.step("noted")
 	j.done.At = p.now()
-	err := p.update(j, func(h *review.History) {
+	err = p.update(j, func(h *review.History) {
 		h.Intent = nil
 		h.Promotions = append(h.Promotions, j.done)
 	})

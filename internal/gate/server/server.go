@@ -19,6 +19,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -90,6 +91,7 @@ type Config struct {
 	Lenient    bool     // let through the faults that old programs made in good faith (git.OldMistakes)
 	// AllowSecrets lets vendors' keys through, which review then flags. Terok's own tokens never pass.
 	AllowSecrets bool
+	LFS          bool // serve files in Git LFS: those that the host fetched into Base, and the task's own
 	// Leaked gets each whole phantom of terok that a push holds, once for every push; nil does nothing. The
 	// push is refused in any case.
 	Leaked func(phantom string)
@@ -112,6 +114,10 @@ type Server struct {
 	failures []time.Time // wrong tokens of the last second
 	banned   time.Time   // until then nobody is let in
 	seen     baseStamp   // the base as the view was last refreshed from
+
+	uploads   string     // begins the names of this process's unfinished uploads
+	uploading sync.Mutex // held while room for uploads is measured
+	coming    int64      // bytes of uploads under way
 }
 
 // Flusher is a ledger that can be told to be on the disk.
@@ -128,7 +134,7 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	h := &Server{Config: c, objects: filepath.Join(c.Base, "objects"),
+	h := &Server{Config: c, uploads: "up-" + rand.Text(), objects: filepath.Join(c.Base, "objects"),
 		slots: make(chan struct{}, c.Limits.Parallel), receive: make(chan struct{}, 1)}
 	h.SetToken(c.Token)
 	return h
@@ -176,6 +182,8 @@ func (h *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		h.slot(w, r, func() { h.advertise(w, r, at, service) })
+	case strings.HasPrefix(rest, lfsPath):
+		h.serveLFS(w, r, at, strings.TrimPrefix(rest, lfsPath))
 	case rest == "/git-upload-pack" && r.Method == http.MethodPost:
 		h.slot(w, r, func() { h.uploadPack(w, r, at) })
 	case rest == "/git-receive-pack" && r.Method == http.MethodPost:

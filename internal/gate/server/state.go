@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terok/internal/audit"
+	"terok/internal/gate/lfs"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/view"
 	"terok/internal/text"
@@ -21,6 +22,15 @@ import (
 
 // refuseFrozen answers 403 while pushes are frozen.
 func (h *Server) refuseFrozen(w http.ResponseWriter) bool {
+	why, frozen := h.frozen()
+	if frozen {
+		refuse(w, http.StatusForbidden, why)
+	}
+	return frozen
+}
+
+// frozen reports whether pushes are frozen, and why.
+func (h *Server) frozen() (why string, frozen bool) {
 	id := strings.TrimSuffix(filepath.Base(h.Repo), ".git")
 	for _, file := range []string{view.FrozenFile(h.Base, ""), view.FrozenFile(h.Base, id)} {
 		reason, err := os.ReadFile(file)
@@ -30,10 +40,9 @@ func (h *Server) refuseFrozen(w http.ResponseWriter) bool {
 		if err != nil {
 			reason = []byte("the gate's state cannot be read") // closed, not open
 		}
-		refuse(w, http.StatusForbidden, "pushes are frozen: "+text.Line(strings.TrimSpace(string(reason)), 200))
-		return true
+		return "pushes are frozen: " + text.Line(strings.TrimSpace(string(reason)), 200), true
 	}
-	return false
+	return "", false
 }
 
 // baseStamp changes whenever the base's refs do: the host packs them after each change.
@@ -89,6 +98,7 @@ func (h *Server) Recover(ctx context.Context) error {
 	}
 	defer unlock()
 	h.sweep()
+	lfs.Of(h.Repo).Sweep(h.uploads)
 	view.SweepLocks(h.Repo, h.Now())
 	refs, err := view.Refs(h.Repo)
 	if err != nil {
@@ -182,10 +192,13 @@ func (h *Server) overQuota(used int64) string {
 	return fmt.Sprintf("quota: used %d of %d MiB", (used+1<<20-1)>>20, h.Limits.Quota>>20)
 }
 
-// used is the size of the task's own objects, without the base's.
+// used is the size of the task's own objects, those of Git LFS among them, without the base's.
 func (h *Server) used() (int64, error) {
-	var sum int64
-	err := filepath.WalkDir(filepath.Join(h.Repo, "objects"), func(path string, d fs.DirEntry, err error) error {
+	_, sum, err := lfs.Of(h.Repo).Usage()
+	if err != nil {
+		return 0, err
+	}
+	err = filepath.WalkDir(filepath.Join(h.Repo, "objects"), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"terok/internal/gate/gitcred"
 	"terok/internal/git"
 	"terok/internal/shield/policy"
 )
@@ -15,7 +16,10 @@ import (
 type Access struct {
 	Env    []string // e.g. GIT_SSH_COMMAND=…, SSH_AUTH_SOCK=…
 	Config []string // git configuration, e.g. http.https://host/.extraHeader=…
-	Close  func()   // ends what was opened; may be nil
+	// Login and Authorities (PEM) say the same to our own requests over https: to the LFS server of upstream.
+	Login       gitcred.Login
+	Authorities []byte
+	Close       func() // ends what was opened; may be nil
 }
 
 // Connection is one use of an upstream.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/lfs"
 	"terok/internal/gate/refname"
 	"terok/internal/git"
 	"terok/internal/problem"
@@ -275,6 +276,7 @@ func (s *Store) reinit(ctx context.Context, project string, up Upstream, o Optio
 		return back(err)
 	}
 	o.Reinit, o.Destructive, o.Reference, o.Backups.Retention = false, false, "", 0
+	o.lfsFrom = lfs.Of(old)
 	rep, err := s.sync(ctx, project, up, o)
 	if err != nil {
 		return back(err)
@@ -329,6 +331,9 @@ func (s *Store) wouldLose(ctx context.Context, project string) ([]string, error)
 // carryOver brings backups, and the branches of the old base that the new one does not contain, as
 // backups into the new one.
 func (s *Store) carryOver(ctx context.Context, old, base string) error {
+	if err := lfs.Of(base).Take(ctx, lfs.Of(old)); err != nil {
+		return fmt.Errorf("carry files in LFS over: %w", err)
+	}
 	refs, err := readRefs(old)
 	if err != nil {
 		return err

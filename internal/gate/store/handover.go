@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/lfs"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/view"
 	"terok/internal/git"
@@ -108,6 +109,9 @@ func (s *Store) ImportTask(ctx context.Context, project, id, path string) (Impor
 	if _, err := s.Git.Run(ctx, c); err != nil {
 		return done, problem.New("bad_import", problem.Failed, "cannot import %s: %w", text.Show(path), err).
 			WithHint("a bundle must be complete on top of the project's base: git bundle create FILE --branches --not --remotes")
+	}
+	if err := lfs.Of(repo).Take(ctx, lfs.Dir(path+keptLFS)); err != nil {
+		return done, err
 	}
 	refs, err := readRefs(repo)
 	if err != nil {

@@ -80,6 +80,7 @@ type gateState struct {
 	Pending   int               `json:"pending,omitempty"`    // decisions that the last sync left
 	Checked   *Check            `json:"checked,omitempty"`    // what upstream had when it was last asked
 	Reasons   map[string]string `json:"reasons,omitempty"`    // backup ref → why it was made
+	LFS       *LargeFiles       `json:"lfs,omitempty"`        // null: gate.lfs is off, or was never synced
 	GCAt      time.Time         `json:"gc_at,omitzero"`       // last gate gc
 	Indexed   int64             `json:"indexed,omitempty"`    // bytes of packs that the base's bitmap was written for
 }

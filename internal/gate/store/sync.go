@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/lfs"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/view"
 	"terok/internal/git"
@@ -62,6 +63,7 @@ type Report struct {
 	Errors   []string `json:"errors"` // what failed while the rest was done
 
 	Submodules []Submodule `json:"submodules,omitempty"` // of the default branch
+	LFS        *LFSFetched `json:"lfs,omitempty"`        // null: there was nothing to fetch
 }
 
 // Options of a sync. The zero value brings the whole base up to date and waits BusyWait for
@@ -79,6 +81,12 @@ type Options struct {
 	AutoLossless bool
 	// FsckSkip are full ids of objects of upstream that git's checks refuse and the operator wants.
 	FsckSkip []string
+	// LFS fetches the files that branches keep in Git LFS, from LFSURL, or from where the upstream's own
+	// address leads when it is "".
+	LFS    bool
+	LFSURL string
+
+	lfsFrom lfs.Dir // of the base that is made anew
 }
 
 // Init makes a project's base, or brings an existing one up to date: see Sync. An existing gate
@@ -154,7 +162,7 @@ func (s *Store) sharedSync(project string, up Upstream, o Options, asked time.Ti
 		return false
 	}
 	st, err := s.load(project)
-	return err == nil && st.Upstream == up.URL && st.LastError == "" && (st.Pending == 0 || !o.AutoLossless) &&
+	return err == nil && (st.LFS != nil) == o.LFS && st.Upstream == up.URL && st.LastError == "" && (st.Pending == 0 || !o.AutoLossless) &&
 		st.Listed.After(asked) && !st.Listed.After(s.now()) // a clock that was set back proves nothing
 }
 
@@ -222,6 +230,15 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 		return rep, nil
 	}
 	s.step("classified")
+	switch {
+	case !o.LFS:
+		st.LFS = nil
+	case st.LFS == nil || st.LFS.Missing > 0 || st.LFS.Rev != st.Rev || rep.Created || !listing.equals(c.before, o.Branches):
+		if st.LFS, err = s.syncLFS(ctx, project, up, &c, o); err != nil {
+			return rep, err
+		}
+		s.step("lfs")
+	}
 	moved, err := s.finish(ctx, &c, listing, o)
 	if err != nil {
 		s.remember(project, st, err)
@@ -230,6 +247,9 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	s.step("packed")
 	if len(rep.Applied) > 0 || rep.Created {
 		st.Rev++
+	}
+	if st.LFS != nil {
+		st.LFS.Rev = st.Rev
 	}
 	st.LastSync, st.LastError = s.now().UTC().Truncate(time.Second), ""
 	st.Pending, st.Listed = len(rep.Pending), time.Time{}

@@ -32,6 +32,7 @@ type TaskSpec struct {
 	Branch  string    // the task's own branch, e.g. "terok/k3v9p-brave-otter"
 	Start   string    // branch or full commit id of the base; "" is its default branch, or Clone's HEAD
 	Clone   *Clone    // a person's clone to start from; nil starts from the base alone
+	LFS     bool      // bring what the start keeps in Git LFS and the base has not
 	From    *Handover // another task's work to start from; wins over Start and Clone
 }
 
@@ -102,6 +103,17 @@ func (s *Store) CreateTask(ctx context.Context, spec TaskSpec) (Task, error) {
 	}
 	if err != nil {
 		return t, err
+	}
+	if from := s.lfsSource(ctx, spec); from != "" {
+		tips := []string{t.Start}
+		for _, r := range refs {
+			if strings.HasPrefix(r.name, refname.Heads) && heads[strings.TrimPrefix(r.name, refname.Heads)] != r.id {
+				tips = append(tips, r.id)
+			}
+		}
+		if err := s.bringLFS(ctx, tmp, base, tips, from); err != nil {
+			return t, err
+		}
 	}
 	if err := os.WriteFile(filepath.Join(tmp, "packed-refs"), packed(refs, heads, spec.Branch, t.Start), 0o600); err != nil {
 		return t, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"terok/internal/audit"
+	"terok/internal/gate/lfs"
 	"terok/internal/gate/refname"
 	"terok/internal/gate/view"
 	"terok/internal/git"
@@ -132,7 +133,7 @@ func (s *Store) GC(ctx context.Context, project string, o GCOptions) ([]RepoSize
 	if err != nil {
 		return nil, err
 	}
-	report = append(report, s.gcBase(ctx, base, len(borrowers), st, o))
+	report = append(report, s.gcBase(ctx, base, borrowers, st, o))
 	if o.DryRun {
 		return report, nil
 	}
@@ -175,12 +176,16 @@ func (s *Store) gcTask(ctx context.Context, project, id string, o GCOptions) Rep
 		if _, err := s.pruneBackups(ctx, repo, o.Backups, []string{objects}); err != nil {
 			return err
 		}
+		if err := s.gcTaskLFS(ctx, repo, objects, o.Keep); err != nil {
+			return err
+		}
 		return s.repack(ctx, repo, []string{objects}, o.Keep)
 	}()
 	return r.done(repo, err)
 }
 
-func (s *Store) gcBase(ctx context.Context, base string, borrowers int, st *gateState, o GCOptions) RepoSize {
+func (s *Store) gcBase(ctx context.Context, base string, tasks []string, st *gateState, o GCOptions) RepoSize {
+	borrowers := len(tasks)
 	r := measure("base", base)
 	r.Action = "pack; drop what nothing reaches"
 	if borrowers > 0 {
@@ -192,6 +197,9 @@ func (s *Store) gcBase(ctx context.Context, base string, borrowers int, st *gate
 	err := func() (err error) {
 		view.SweepLocks(base, s.now())
 		if _, err := s.pruneBackups(ctx, base, o.Backups, nil); err != nil {
+			return err
+		}
+		if err := s.gcBaseLFS(ctx, base, tasks, o.Keep); err != nil {
 			return err
 		}
 		// Without a borrower what nothing reaches goes. With one small packs are rolled into larger
@@ -312,7 +320,8 @@ type Status struct {
 	Backups  int               `json:"backups"`    // of the base
 	Lock     string            `json:"lock"`       // who holds it, "" for nobody
 	Modules  []Submodule       `json:"submodules"` // of the default branch
-	LFS      bool              `json:"lfs"`        // the default branch keeps files in Git LFS: they stay pointers
+	LFS      bool              `json:"lfs"`        // the default branch keeps files in Git LFS
+	Large    *LargeFiles       `json:"lfs_proxy"`  // null: gate.lfs is off, and they stay pointers
 }
 
 // TaskStatus is one task's repository.
@@ -342,7 +351,7 @@ func (s *Store) Status(ctx context.Context, project string) (Status, error) {
 		return v, err
 	}
 	v.Head, v.Branches, v.Pending, v.Ahead, v.GateOnly = rep.Head, rep.Branches, rep.Pending, rep.Ahead, rep.GateOnly
-	v.LFS = s.usesLFS(ctx, base)
+	v.LFS, v.Large = s.usesLFS(ctx, base), st.LFS
 	v.Size, v.Packs, _ = sizeOf(base)
 	if list, err := s.listBackups(ctx, base, ""); err == nil {
 		v.Backups = len(list)
@@ -399,7 +408,7 @@ func own(refs refMap) map[string]string {
 }
 
 // Bundle writes the task's own commits, with the tips that its pushes replaced, into a bundle that
-// needs the base (git-bundle(1)). It reports false, and writes nothing, where there are none.
+// needs the base (git-bundle(1)), and the files in LFS that the task sent into FILE.lfs beside it. It reports false, and writes nothing, where there are none.
 func (s *Store) Bundle(ctx context.Context, project, id, file string) (bool, error) {
 	if err := s.hasTask(project, id); err != nil {
 		return false, err
@@ -441,6 +450,9 @@ func (s *Store) Bundle(ctx context.Context, project, id, file string) (bool, err
 	}
 	if err := os.Chmod(tmp, 0o600); err != nil {
 		return false, err
+	}
+	if err := lfs.Dir(file+keptLFS).Take(ctx, lfs.Of(repo)); err != nil {
+		return false, fmt.Errorf("keep files in LFS: %w", err)
 	}
 	return true, os.Rename(tmp, file)
 }

@@ -50,6 +50,7 @@ var layout = map[string]fs.FileMode{
 	"HEAD": 0, "config": 0, "packed-refs": 0, "packed-refs.lock": 0, "packed-refs.new": 0, "HEAD.lock": 0,
 	"objects": fs.ModeDir, "refs": fs.ModeDir,
 	"task.lock": 0,          // view.Lock
+	"lfs":       fs.ModeDir, // objects of Git LFS (package lfs)
 	"terok":     fs.ModeDir, // of a base: what the host tells the tasks' servers
 }
 
@@ -102,7 +103,7 @@ func Verify(dir string, alternates ...string) error {
 	if len(alternates) == 0 {
 		return nil // a base, which no container can write
 	}
-	for _, top := range []string{"refs", "objects"} {
+	for _, top := range []string{"refs", "objects", "lfs"} {
 		odd, err := oddEntry(filepath.Join(dir, top), 0)
 		if err != nil {
 			return err

@@ -5,8 +5,9 @@ command -v apt-get >/dev/null || { echo "this base has no apt-get: terok builds 
 export DEBIAN_FRONTEND=noninteractive APT_CONFIG=/mnt/apt.conf
 apt-get update -q
 apt-get install -yq --no-install-recommends \
-  ca-certificates curl git jq less locales openssh-client procps ripgrep sudo tmux tzdata
+  ca-certificates curl git git-lfs jq less locales openssh-client procps ripgrep sudo tmux tzdata
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log
+git lfs uninstall --system >/dev/null   # its package turns it on for every repository; a task's says so itself
 
 grep -qsxF 'en_US.UTF-8 UTF-8' /etc/locale.gen || echo 'en_US.UTF-8 UTF-8' >>/etc/locale.gen
 locale-gen >/dev/null
