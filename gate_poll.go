@@ -84,7 +84,7 @@ func (a *App) pollProject(ctx context.Context, p *project.Project, force bool) G
 		r.Error = err.Error()
 		return r
 	}
-	if asked && c.Error == "" && g.ReviewLag.Enabled {
+	if asked && c.Error == "" {
 		if r.Reviews, err = a.pollReviews(ctx, p, force); err != nil {
 			r.ReviewError = err.Error()
 		}

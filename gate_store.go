@@ -152,7 +152,7 @@ func (a *App) GateStatus(ctx context.Context, project string) (GateStatus, error
 	if err != nil {
 		return v, err
 	}
-	if l.Forge != "" {
+	if l.Forge != "" || len(l.Deleted) > 0 {
 		v.Reviews = l
 	}
 	v.Modules, err = a.gateStore().Submodules(ctx, project, p.SubmoduleAddresses())

@@ -2,7 +2,6 @@ package terok
 
 import (
 	"context"
-	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -257,7 +256,7 @@ func (a *App) OpenReview(ctx context.Context, t *task.Task, done Promotion, d Ch
 	}
 	v.Body = strings.TrimSpace(v.Body + "\n\nTerok-Task: " + t.Ref() + "\nTerok-Reviewed: " + done.Commit)
 	out := OpenedReview{URL: repo.CompareURL(v), Command: repo.Command(v)}
-	_, token, err := a.upstreamToken(ctx, p, &url.URL{Scheme: "https", Host: repo.Host})
+	token, err := a.forgeToken(ctx, p, repo)
 	if err != nil || len(token) == 0 {
 		return out, err
 	}

@@ -116,7 +116,14 @@ func (a *App) ReviewTask(ctx context.Context, t *task.Task) ([]Change, error) {
 func (a *App) queue(ctx context.Context, all bool, tasks ...review.Task) ([]Change, error) {
 	changes, err := a.reader().Queue(ctx, tasks...)
 	waiting := []Change{}
+	lags := map[string]*ReviewLag{}
 	for _, c := range changes {
+		if lags[c.Project] == nil { // what cannot be read is said by terok gate status
+			if lags[c.Project], _ = a.loadLag(c.Project); lags[c.Project] == nil {
+				lags[c.Project] = &ReviewLag{}
+			}
+		}
+		c.Deleted = lags[c.Project].Deleted[c.Task]
 		if all || c.State != review.Promoted {
 			waiting = append(waiting, c)
 		}

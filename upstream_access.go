@@ -120,7 +120,7 @@ func (a *App) httpsAccess(ctx context.Context, name string, up store.Upstream) (
 	if err != nil {
 		return acc, err
 	}
-	provider, token, err := a.upstreamToken(ctx, p, u)
+	provider, token, err := a.upstreamToken(ctx, p, u, "")
 	if err != nil {
 		return acc, err
 	}
@@ -194,12 +194,17 @@ func (a *App) upstreamAuthorities(provider *roster.Provider) ([]byte, error) {
 // upstreamToken is what the vault has for the forge whose git server is at u, for this project; an
 // empty token where there is no such forge, no token or no vault. A locked vault is said and is no
 // error. The caller clears the token.
-func (a *App) upstreamToken(ctx context.Context, p *project.Project, u *url.URL) (*roster.Provider, []byte, error) {
+// A provider of one's own need not be a forge that terok knows: where apiHost is given, one that has a
+// route to exactly that host is asked, since the host has its credential anyway.
+func (a *App) upstreamToken(ctx context.Context, p *project.Project, u *url.URL, apiHost string) (*roster.Provider, []byte, error) {
 	set, err := roster.Load(a.Roots)
 	if err != nil {
 		return nil, nil, err
 	}
 	provider := forgeAt(set, u)
+	if provider == nil && apiHost != "" {
+		provider = providerOf(set, apiHost)
+	}
 	if provider == nil {
 		return nil, nil, nil
 	}
@@ -232,6 +237,18 @@ func forgeAt(set *roster.Roster, u *url.URL) *roster.Provider {
 		}
 		for _, r := range p.Routes {
 			if (r.Host == u.Hostname() || r.Host == "api."+u.Hostname()) && (port == "" && r.Port == 443 || port == strconv.Itoa(int(r.Port))) {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// providerOf finds who has a route to a host, by its name or by name and port.
+func providerOf(set *roster.Roster, host string) *roster.Provider {
+	for _, p := range set.Providers() {
+		for _, r := range p.Routes {
+			if r.Port == 443 && r.Host == host || net.JoinHostPort(r.Host, strconv.Itoa(int(r.Port))) == host {
 				return p
 			}
 		}

@@ -157,8 +157,12 @@ func printReviews(row func(k, format string, args ...any), s terok.GateStatus) {
 	if l.Error != "" {
 		what += "; the last try failed: " + text.Show(l.Error)
 	}
-	row("reviews", "%s", what)
-	for _, id := range slices.Sorted(maps.Keys(l.Tasks)) {
+	if l.Forge != "" {
+		row("reviews", "%s", what)
+	}
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(l.Tasks)), maps.Keys(l.Deleted))
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
 		for _, line := range l.Lines(id) {
 			row("review", "%s  task %s", text.Show(line), text.Show(id))
 		}

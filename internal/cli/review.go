@@ -45,7 +45,7 @@ shown with control and non-ASCII characters escaped.`,
 	}
 	c.Flags().BoolVar(&all, "all", false, "also what was promoted")
 	c.Flags().StringVar(&state, "state", "", "only these: "+strings.Join(review.States, ", "))
-	c.AddCommand(newReviewShowCmd(e), newReviewWalkCmd(e), newReviewApproveCmd(e), newReviewRejectCmd(e), newReviewCommentCmd(e))
+	c.AddCommand(newReviewShowCmd(e), newReviewWalkCmd(e), newReviewApproveCmd(e), newReviewRejectCmd(e), newReviewCommentCmd(e), newReviewFeedbackCmd(e))
 	return c
 }
 
@@ -136,6 +136,9 @@ func (e *env) printQueue(w io.Writer, changes []terok.Change) error {
 			}
 		}
 		b.WriteString(strings.TrimRight(strings.TrimSpace(p.state(c.State)+"  "+p.flagSummary(c.Flags)), " ") + "\n")
+		for _, name := range c.Deleted {
+			b.WriteString("  " + p.paint("33", text.Show(name)+" was deleted upstream") + "\n")
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -37,7 +37,7 @@ type Config struct {
 		HumanName     string `yaml:"human_name"`
 		HumanEmail    string `yaml:"human_email"`
 		Authorship    string `yaml:"authorship" oneof:"agent-human human-agent agent human"`
-		Forge         string `yaml:"forge" oneof:"github gitlab gitea"` // of the upstream's host; "" goes by its name
+		Forge         string `yaml:"forge" oneof:"github gitlab gitea bitbucket"` // of the upstream's host; "" goes by its name
 	} `yaml:"git"`
 	Gate        Gate        `yaml:"gate"`
 	Gatekeeping Gatekeeping `yaml:"gatekeeping"`

@@ -1,5 +1,6 @@
-// Package forge opens a review (pull request, merge request) for a branch that was promoted, and
-// lists those that are open, at GitHub, GitLab, or Gitea and its kin (Forgejo, Codeberg).
+// Package forge opens a review (pull request, merge request) for a branch that was promoted, lists
+// those that are open, says what became of one and what was said there, at GitHub, GitLab, Gitea and its
+// kin (Forgejo, Codeberg), or Bitbucket Cloud.
 //
 // It works from the upstream's address alone: host, owner and repository. Where the vault has no
 // token for the host, CompareURL is the page on which a person opens the review themselves. It
@@ -26,9 +27,10 @@ import (
 
 // Kinds of forges.
 const (
-	GitHub = "github"
-	GitLab = "gitlab"
-	Gitea  = "gitea"
+	GitHub    = "github"
+	GitLab    = "gitlab"
+	Gitea     = "gitea"
+	Bitbucket = "bitbucket" // the one at bitbucket.org; the one that people run themselves has another API
 )
 
 // Repo is a repository at a forge.
@@ -39,7 +41,9 @@ type Repo struct {
 }
 
 // known are hosts whose kind needs no setting.
-var known = map[string]string{"github.com": GitHub, "gitlab.com": GitLab, "codeberg.org": Gitea, "gitea.com": Gitea}
+var known = map[string]string{"github.com": GitHub, "gitlab.com": GitLab, "codeberg.org": Gitea, "gitea.com": Gitea, bitbucketHost: Bitbucket}
+
+const bitbucketHost = "bitbucket.org"
 
 // Parse finds the repository behind an upstream: https://host/owner/name.git,
 // ssh://git@host/owner/name, or git@host:owner/name. kind is the project's git.forge, "" to go by
@@ -65,9 +69,9 @@ func Parse(upstream, kind string) (Repo, error) {
 	if r.Kind == "" && strings.HasPrefix(r.Host, "gitlab.") {
 		r.Kind = GitLab
 	}
-	if r.Host == "" || r.Kind == "" || strings.Count(p, "/") < 1 || path.Clean("/"+p) != "/"+p || r.Kind != GitLab && strings.Count(p, "/") != 1 {
+	if r.Host == "" || r.Kind == "" || r.Kind == Bitbucket && r.Host != bitbucketHost || strings.Count(p, "/") < 1 || path.Clean("/"+p) != "/"+p || r.Kind != GitLab && strings.Count(p, "/") != 1 {
 		return r, problem.New("no_forge", problem.Usage, "the upstream is at no forge that terok knows").
-			WithHint("set git.forge to github, gitlab or gitea in project.yml")
+			WithHint("set git.forge to github, gitlab or gitea in project.yml; Bitbucket is known at bitbucket.org")
 	}
 	return r, nil
 }
@@ -90,6 +94,8 @@ func (r Repo) CompareURL(v Review) string {
 		return root + "/-/merge_requests/new?" + q.Encode()
 	case Gitea:
 		return root + "/compare/" + base + "..." + head
+	case Bitbucket:
+		return root + "/pull-requests/new?" + url.Values{"source": {v.Branch}, "dest": {v.Into}}.Encode()
 	}
 	return root + "/compare/" + base + "..." + head + "?expand=1"
 }
@@ -106,48 +112,58 @@ const (
 )
 
 // request is the call that opens v.
-func (r Repo) request(v Review, api string) (address string, header map[string]string, body map[string]any) {
+func (r Repo) request(v Review, api string) (address string, body map[string]any) {
 	body = map[string]any{"title": v.Title, "body": v.Body, "head": v.Branch, "base": v.Into}
-	header = map[string]string{}
 	switch r.Kind {
-	case GitHub:
-		header = githubHeader()
+	case Bitbucket:
+		branch := func(name string) any { return map[string]any{"branch": map[string]string{"name": name}} }
+		body = map[string]any{"title": v.Title, "description": v.Body, "source": branch(v.Branch), "destination": branch(v.Into)}
 	case GitLab:
 		body = map[string]any{"title": v.Title, "description": v.Body, "source_branch": v.Branch, "target_branch": v.Into}
 	}
-	return r.collection(api), header, body
+	return r.collection(api), body
 }
 
-func githubHeader() map[string]string {
-	return map[string]string{"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+// APIHost is the host, with port where it is not the usual one, to which calls go.
+func (r Repo) APIHost() string {
+	switch r.Host {
+	case "github.com", bitbucketHost:
+		return "api." + r.Host
+	}
+	return r.Host
 }
 
-// collection is the address of the repository's reviews; api is "" for the forge's own.
-func (r Repo) collection(api string) string {
+// root is the address of the repository in the API; api is "" for the forge's own.
+func (r Repo) root(api string) string {
 	if api == "" {
-		switch {
-		case r.Kind == GitHub && r.Host == "github.com":
-			api = "https://api.github.com"
-		default:
-			api = "https://" + r.Host + map[string]string{GitHub: "/api/v3", GitLab: "/api/v4", Gitea: "/api/v1"}[r.Kind]
+		api = "https://" + r.APIHost()
+		if r.APIHost() == r.Host {
+			api += map[string]string{GitHub: "/api/v3", GitLab: "/api/v4", Gitea: "/api/v1"}[r.Kind]
 		}
 	}
-	if r.Kind == GitLab {
-		return api + "/projects/" + url.PathEscape(r.Path) + "/merge_requests"
+	switch r.Kind {
+	case GitLab:
+		return api + "/projects/" + url.PathEscape(r.Path)
+	case Bitbucket:
+		return api + "/2.0/repositories/" + r.Path
 	}
-	return api + "/repos/" + r.Path + "/pulls"
+	return api + "/repos/" + r.Path
+}
+
+// collection is the address of the repository's reviews.
+func (r Repo) collection(api string) string {
+	return r.root(api) + map[string]string{GitHub: "/pulls", GitLab: "/merge_requests", Gitea: "/pulls", Bitbucket: "/pullrequests"}[r.Kind]
 }
 
 // Open opens the review and returns its page. A review that is open already is no error: its page
 // cannot be told, so the compare page is returned.
 func (c *Client) Open(ctx context.Context, r Repo, v Review, token string) (string, error) {
-	address, header, body := r.request(v, c.API)
+	address, body := r.request(v, c.API)
 	data, err := json.Marshal(body)
 	if err != nil {
 		return "", err
 	}
-	header["Content-Type"] = "application/json"
-	status, answer, err := c.send(ctx, r, http.MethodPost, address, header, data, token, maxAnswer)
+	status, answer, err := c.send(ctx, r, http.MethodPost, address, data, token, maxAnswer)
 	if err != nil {
 		return "", err
 	}
@@ -155,17 +171,21 @@ func (c *Client) Open(ctx context.Context, r Repo, v Review, token string) (stri
 }
 
 // send makes one call with the token and reads at most limit bytes of the answer.
-func (c *Client) send(ctx context.Context, r Repo, method, address string, header map[string]string, body []byte, token string, limit int64) (status int, answer []byte, err error) {
+func (c *Client) send(ctx context.Context, r Repo, method, address string, body []byte, token string, limit int64) (status int, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
-	for k, val := range header {
-		req.Header.Set(k, val)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	switch r.Kind {
+	case GitHub:
+		req.Header.Set("Accept", "application/vnd.github+json")
+		req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
+		req.Header.Set("Authorization", "Bearer "+token)
 	case GitLab:
 		req.Header.Set("Private-Token", token)
 	case Gitea:
@@ -201,16 +221,27 @@ func unwrapURL(err error) error {
 // outcome reads a forge's answer.
 func outcome(r Repo, v Review, status int, answer []byte) (string, error) {
 	var reply struct {
-		HTMLURL string          `json:"html_url"`
-		WebURL  string          `json:"web_url"`
+		HTMLURL string `json:"html_url"`
+		WebURL  string `json:"web_url"`
+		Links   struct {
+			HTML struct {
+				Href string `json:"href"`
+			} `json:"html"`
+		} `json:"links"` // Bitbucket
+		Error struct {
+			Message json.RawMessage `json:"message"`
+		} `json:"error"` // Bitbucket
 		Message json.RawMessage `json:"message"`
 		Errors  json.RawMessage `json:"errors"`
 	}
 	_ = json.Unmarshal(answer, &reply) // an answer that is no JSON says nothing
-	words := strings.TrimSpace(strings.Trim(string(reply.Message), `"`) + " " + string(reply.Errors))
+	words := strings.TrimSpace(strings.Trim(string(reply.Message)+string(reply.Error.Message), `"`) + " " + string(reply.Errors))
 	switch {
 	case status == http.StatusCreated || status == http.StatusOK:
 		page := reply.HTMLURL + reply.WebURL
+		if r.Kind == Bitbucket {
+			page = reply.Links.HTML.Href
+		}
 		if u, err := url.Parse(page); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 			return r.CompareURL(v), nil
 		}
@@ -234,6 +265,9 @@ func (r Repo) Command(v Review) string {
 		words = []string{"gh", "pr", "create", "--repo", r.Path, "--head", v.Branch, "--base", v.Into}
 	case GitLab:
 		words = []string{"glab", "mr", "create", "--repo", r.Path, "--source-branch", v.Branch, "--target-branch", v.Into}
+	}
+	if r.Kind == Bitbucket { // it has no program
+		words = []string{"xdg-open", r.CompareURL(v)}
 	}
 	for i := range words {
 		words[i] = child.Quote(words[i])

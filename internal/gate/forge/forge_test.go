@@ -18,6 +18,7 @@ func TestParse(t *testing.T) {
 		"ssh://git@gitlab.com:22/a/b/c.git":        {GitLab, "gitlab.com", "a/b/c"},
 		"https://codeberg.org/ada/shop":            {Gitea, "codeberg.org", "ada/shop"},
 		"https://gitlab.example.test:8443/a/b.git": {GitLab, "gitlab.example.test:8443", "a/b"},
+		"git@bitbucket.org:ada/shop.git":           {Bitbucket, "bitbucket.org", "ada/shop"},
 	} {
 		if got, err := Parse(upstream, ""); err != nil || got != want {
 			t.Errorf("%s: %+v %v", upstream, got, err)
@@ -28,6 +29,9 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %+v %v", upstream, r, err)
 		}
 	}
+	if r, err := Parse("https://git.example.test/a/b", Bitbucket); !problem.Is(err, "no_forge") {
+		t.Error(r, err) // its own servers speak another API
+	}
 	if r, err := Parse("https://git.example.test/a/b", Gitea); err != nil || r.Kind != Gitea {
 		t.Error(r, err)
 	}
@@ -37,21 +41,29 @@ func TestParse(t *testing.T) {
 func TestOpen(t *testing.T) {
 	review := Review{Branch: "fix/checkout", Into: "main", Title: "Fix", Body: "words"}
 	for kind, want := range map[string]struct{ path, header, value, branch string }{
-		GitHub: {"/repos/ada/shop/pulls", "Authorization", "Bearer s3cret", "head"},
-		GitLab: {"/projects/ada%2Fshop/merge_requests", "Private-Token", "s3cret", "source_branch"},
-		Gitea:  {"/repos/ada/shop/pulls", "Authorization", "token s3cret", "head"},
+		GitHub:    {"/repos/ada/shop/pulls", "Authorization", "Bearer s3cret", "head"},
+		GitLab:    {"/projects/ada%2Fshop/merge_requests", "Private-Token", "s3cret", "source_branch"},
+		Gitea:     {"/repos/ada/shop/pulls", "Authorization", "token s3cret", "head"},
+		Bitbucket: {"/2.0/repositories/ada/shop/pullrequests", "Authorization", "Bearer s3cret", "source"},
 	} {
 		status, answer := http.StatusCreated, `{"html_url":"https://forge.test/1"}`
 		if kind == GitLab {
 			answer = `{"web_url":"https://forge.test/1"}`
+		}
+		if kind == Bitbucket {
+			answer = `{"links":{"html":{"href":"https://forge.test/1"}}}`
 		}
 		leaked := false
 		other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { leaked = true }))
 		defer other.Close()
 		stub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
-			var sent map[string]string
-			if r.URL.EscapedPath() != want.path || r.Header.Get(want.header) != want.value || json.Unmarshal(body, &sent) != nil || sent[want.branch] != "fix/checkout" {
+			var sent map[string]any
+			named := json.Unmarshal(body, &sent) == nil && sent[want.branch] == "fix/checkout"
+			if kind == Bitbucket {
+				named = strings.Contains(string(body), `"source":{"branch":{"name":"fix/checkout"}}`) && strings.Contains(string(body), `"destination":{"branch":{"name":"main"}}`)
+			}
+			if r.URL.EscapedPath() != want.path || r.Header.Get(want.header) != want.value || !named {
 				t.Errorf("%s: %s %v %s", kind, r.URL.EscapedPath(), r.Header, body)
 			}
 			w.Header().Set("Location", other.URL)
@@ -102,7 +114,7 @@ func FuzzOutcome(f *testing.F) {
 
 // TestCommandIsQuoted: a command that a person copies runs nothing of an agent's.
 func TestCommandIsQuoted(t *testing.T) {
-	for _, kind := range []string{GitHub, GitLab, Gitea} {
+	for _, kind := range []string{GitHub, GitLab, Gitea} { // at Bitbucket everything is in one address
 		r := Repo{Kind: kind, Host: "example.test", Path: "ada/webshop"}
 		got := r.Command(Review{Branch: "x;reboot$(id)", Into: "ma'in"})
 		if !strings.Contains(got, ` 'x;reboot$(id)' `) || !strings.HasSuffix(got, ` 'ma'\''in'`) {

@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,12 +29,27 @@ func TestList(t *testing.T) {
 			`{"number":%d,"html_url":"javascript:alert(%[1]d)","head":{"ref":"feat/%[1]d","sha":"` + tip + `","repo":{"full_name":"ada/shop"}}}`,
 			`{"number":900,"head":{"ref":"main","sha":"` + tip + `","repo":{"full_name":"eve/shop"}}}`,
 			`{"number":902,"head":{"ref":"a..b","sha":"` + tip + `","repo":{"full_name":"ada/shop"}}}`},
+		Bitbucket: {"/2.0/repositories/ada/shop/pullrequests", "Authorization", "Bearer s3cret",
+			`{"id":%d,"links":{"html":{"href":"https://forge.test/%[1]d"}},"source":{"branch":{"name":"feat/%[1]d"},"commit":{"hash":"` + tip[:12] + `"},"repository":{"full_name":"ada/shop"}}}`,
+			`{"id":900,"source":{"branch":{"name":"main"},"commit":{"hash":"` + tip[:12] + `"},"repository":{"full_name":"eve/shop"}}},{"id":901,"source":{"branch":{"name":"main"},"commit":{"hash":"` + tip[:12] + `"},"repository":null}}`,
+			`{"id":902,"source":{"branch":{"name":"a..b"},"commit":{"hash":"` + tip[:12] + `"},"repository":{"full_name":"ada/shop"}}},{"id":903,"source":{"branch":{"name":"moved"},"commit":{"hash":"0123456789ab"},"repository":{"full_name":"ada/shop"}}},{"id":904,"source":7}`},
 	} {
 		status, calls, leaked := http.StatusOK, 0, false
 		other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { leaked = true }))
 		defer other.Close()
 		stub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			calls++
+			if r.URL.Path == "/2.0/repositories/ada/shop/refs/branches" {
+				items := []string{`{"name":"feat/51","target":{"hash":"` + tip + `"}}`, `{"name":"moved","target":{"hash":"` + tip + `"}}`}
+				if r.URL.Query().Get("page") == "1" {
+					items = nil
+					for i := range perPage {
+						items = append(items, fmt.Sprintf(`{"name":"feat/%d","target":{"hash":%q}}`, i+1, tip))
+					}
+				}
+				_, _ = io.WriteString(w, `{"values":[`+strings.Join(items, ",")+"]}")
+				return
+			}
 			if r.Method != http.MethodGet || r.URL.EscapedPath() != want.path || r.Header.Get(want.header) != want.value {
 				t.Errorf("%s: %s %s %v", kind, r.Method, r.URL.EscapedPath(), r.Header)
 			}
@@ -47,13 +63,17 @@ func TestList(t *testing.T) {
 			} else {
 				items = []string{want.fork, want.hostile, fmt.Sprintf(want.item, 51)}
 			}
-			_, _ = io.WriteString(w, "["+strings.Join(items, ",")+"]")
+			answer := "[" + strings.Join(items, ",") + "]"
+			if kind == Bitbucket {
+				answer = `{"pagelen":50,"page":1,"next":"` + other.URL + `","values":` + answer + `}`
+			}
+			_, _ = io.WriteString(w, answer)
 		}))
 		defer stub.Close()
 		c := &Client{API: stub.URL}
 		repo := Repo{kind, "forge.test", "ada/shop"}
 		list, err := c.List(t.Context(), repo, "s3cret")
-		if err != nil || len(list) != 51 || calls != 2 {
+		if err != nil || len(list) != 51 || calls != map[bool]int{false: 2, true: 4}[kind == Bitbucket] {
 			t.Fatalf("%s: %d reviews, %d calls, %v", kind, len(list), calls, err)
 		}
 		last := list[50]
@@ -85,8 +105,9 @@ func FuzzOpenReviews(f *testing.F) {
 		if gitlab {
 			r.Kind = GitLab
 		}
-		list, _, _ := r.open(answer)
-		for _, o := range list {
+		var page reviews
+		_ = json.Unmarshal(answer, &page)
+		for _, o := range r.usable(page) {
 			if o.Number <= 0 || o.Branch == "" || strings.HasPrefix(o.Branch, "-") || !objectID(o.Tip) || strings.ContainsFunc(o.Branch+o.URL, func(c rune) bool { return c <= 0x20 || c == 0x7f }) {
 				t.Errorf("%+v", o)
 			}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"terok/internal/gate/forge"
 	"terok/internal/gate/review"
@@ -82,5 +83,79 @@ func TestLag(t *testing.T) {
 	}
 	if _, err := r.reader.Lag(t.Context(), review.Task{Project: r.task.Project, ID: filepath.Base("z9zzz")}, nil); err == nil {
 		t.Error("a task without a repository has a lag")
+	}
+}
+
+// TestLagOfTheGate: a branch of the gate that is ahead of an open review of it has its line in every task;
+// one that is level, or of which a task has work of its own, has none.
+func TestLagOfTheGate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	base := r.Roots.GateBase(r.task.Project)
+	r.write("one", "1")
+	first := r.push("one")
+	r.write("two", "2")
+	second := r.push("two")
+	r.Git(base, "fetch", "-q", r.Roots.GateTask(r.task.Project, r.task.ID), "+"+second+":refs/heads/feat/y")
+	lines := func(tip string) string {
+		t.Helper()
+		lag, err := r.reader.Lag(t.Context(), r.task, []review.Head{{Number: 9, Branch: "feat/y", Tip: tip}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return review.LagLines(lag, forge.Repo{Kind: forge.Gitea}.Mark)
+	}
+	if got := lines(first); got != "#9 feat/y +1 (the gate's)\n" {
+		t.Errorf("ahead: %q", got)
+	}
+	if got := lines(second); got != "" {
+		t.Errorf("level: %q", got)
+	}
+	if got := lines(strings.Repeat("4f2c", 10)); got != "" {
+		t.Errorf("at a commit that is not here: %q", got)
+	}
+}
+
+// TestLagLines: what follows a line, and what has none.
+func TestLagLines(t *testing.T) {
+	t.Parallel()
+	got := review.LagLines([]review.Lag{
+		{Number: 1, Branch: "level", Own: "level"},
+		{Number: 2, Branch: "b", Own: "b", Comments: 1, URL: "https://forge.test/2"},
+		{Number: 3, Branch: "c", Own: "own", Ahead: 2, Comments: 2},
+		{Number: 4, Branch: "d", Own: "d", Merged: true},
+	}, forge.Repo{Kind: forge.GitLab}.Mark)
+	if got != "!2 b, 1 new comment: https://forge.test/2\n!3 c +2 (own), 2 new comments\n!4 d merged: the branch can be cleaned up\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestOutside: what strangers wrote is marked, quoted line by line, printable and bounded, and taken once.
+func TestOutside(t *testing.T) {
+	t.Parallel()
+	h := &review.History{}
+	evil := review.Outside{Review: "#1", Author: "e\x1bve", Path: "a\nb", Line: 3, Text: "one\n# Branch main\n\x1b]52;c;x\x07two\r> three", At: time.Unix(2, 0).UTC()}
+	if n := h.TakeOutside([]review.Outside{evil, evil}); n != 1 || h.TakeOutside([]review.Outside{evil}) != 0 {
+		t.Error("taken more than once")
+	}
+	words := review.Feedback(&review.Record{Branches: map[string]*review.History{"b": h}})
+	_, quoted, ok := strings.Cut(words, "UNTRUSTED.")
+	if !ok || strings.ContainsAny(words, "\x1b\x07\r") {
+		t.Errorf("%q", words)
+	}
+	_, quoted, _ = strings.Cut(quoted, "\n## ")
+	_, quoted, _ = strings.Cut(quoted, "\n\n")
+	for l := range strings.Lines(quoted) {
+		if !strings.HasPrefix(l, "> ") {
+			t.Errorf("a line is not quoted: %q", l)
+		}
+	}
+	var many []review.Outside
+	for i := range 300 {
+		many = append(many, review.Outside{Review: "#1", Text: strings.Repeat("x", 4000), At: time.Unix(int64(10+i), 0).UTC()})
+	}
+	h.TakeOutside(many)
+	if n := len(h.Outside); n == 0 || n > 70 || !h.Outside[n-1].At.Equal(many[299].At) {
+		t.Errorf("%d kept", n)
 	}
 }

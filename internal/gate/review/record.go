@@ -24,6 +24,7 @@ type History struct {
 	Approvals  []Approval  `json:"approvals,omitempty"`
 	Rejections []Rejection `json:"rejections,omitempty"`
 	Comments   []Comment   `json:"comments,omitempty"`
+	Outside    []Outside   `json:"outside,omitempty"`
 	Promotions []Promotion `json:"promotions,omitempty"`
 	// Intent is a promotion that was begun and not written down as done: its process was killed.
 	Intent *Promotion `json:"intent,omitempty"`
@@ -60,6 +61,43 @@ type Comment struct {
 	Text   string    `json:"text"`
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
+}
+
+// Outside is what somebody wrote at the forge, and a person let into the task. It is a stranger's text:
+// printable and bounded, and nothing else is known of it.
+type Outside struct {
+	Review string    `json:"review"` // as the forge writes it, e.g. "#42"
+	URL    string    `json:"url"`
+	Author string    `json:"author"`
+	Path   string    `json:"path,omitempty"`
+	Line   int       `json:"line,omitempty"`
+	Text   string    `json:"text"`
+	At     time.Time `json:"at"`
+}
+
+// Bounds of what is kept from outside, for one branch: the newest.
+const (
+	maxOutside     = 200
+	maxOutsideText = 256 << 10 // bytes
+)
+
+// TakeOutside adds what is not there yet and returns how much that was.
+func (h *History) TakeOutside(list []Outside) (added int) {
+	for _, o := range list {
+		if !slices.Contains(h.Outside, o) {
+			h.Outside = append(h.Outside, o)
+			added++
+		}
+	}
+	slices.SortStableFunc(h.Outside, func(a, b Outside) int { return a.At.Compare(b.At) })
+	size := 0
+	for i := len(h.Outside) - 1; i >= 0; i-- {
+		if size += len(h.Outside[i].Text); size > maxOutsideText || len(h.Outside)-i > maxOutside {
+			h.Outside = h.Outside[i+1:]
+			break
+		}
+	}
+	return added
 }
 
 // Targets of promotions.

@@ -92,6 +92,7 @@ type Change struct {
 	Branch   string    `json:"branch"`
 	State    string    `json:"state"`
 	PushedAt time.Time `json:"pushed_at,omitzero"` // by the host's clock; absent when not known
+	Deleted  []string  `json:"deleted,omitempty"`  // branches that upstream has deleted and the task works on
 	inspect.Range
 }
 
@@ -138,7 +139,8 @@ type repo struct {
 	dir     string
 	objects string // the base's
 	refs    refs
-	not     []string // commits of the base: what they reach is not the task's
+	base    map[string]string // refs of the base
+	not     []string          // commits of the base: what they reach is not the task's
 }
 
 func (r *Reader) open(t Task) (*repo, error) {
@@ -157,6 +159,7 @@ func (r *Reader) open(t Task) (*repo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the refs of the gate of %s: %w", t.Project, err)
 	}
+	p.base = base.ids
 	p.not = base.tips(refname.Heads, store.SnapshotRefs) // backups may hold what nobody accepted
 	return p, nil
 }

@@ -39,7 +39,7 @@ func (s *Store) Poll(ctx context.Context, project string, interval time.Duration
 	}
 	failures := c.Failures
 	c = Check{At: now.Truncate(time.Second)}
-	if c.Behind, c.Gone, c.Branches, err = s.compare(ctx, project, up); err != nil {
+	if err = s.compare(ctx, project, up, &c); err != nil {
 		if ctx.Err() != nil {
 			return c, true, ctx.Err()
 		}
@@ -71,38 +71,46 @@ func (s *Store) PollDue(project string) bool {
 }
 
 // compare counts the branches that upstream has moved, made or deleted since the last sync.
-func (s *Store) compare(ctx context.Context, project string, up Upstream) (behind, gone int, names []string, err error) {
+func (s *Store) compare(ctx context.Context, project string, up Upstream, c *Check) error {
 	base := s.Roots.GateBase(project)
 	if err := Verify(base); err != nil {
-		return 0, 0, nil, err
+		return err
 	}
 	conn, err := s.Connect(ctx, project, up)
 	if err != nil {
-		return 0, 0, nil, err
+		return err
 	}
 	defer conn.Close()
 	r := remote{Store: s, conn: conn, up: up, dir: base}
 	l, err := r.list(ctx)
 	if err != nil {
-		return 0, 0, nil, err
+		return err
 	}
 	refs, err := readRefs(base)
 	if err != nil {
-		return 0, 0, nil, err
+		return err
 	}
 	snapshot := refs.below(SnapshotRefs)
 	for _, ref := range slices.Sorted(maps.Keys(l.refs)) {
 		b, ok := strings.CutPrefix(ref, refname.Heads)
 		if ok && snapshot[b] != l.refs[ref] {
-			if behind++; len(names) < 20 && refname.Check(b) == nil {
-				names = append(names, b)
-			}
+			c.Behind++
+			c.Branches = named(c.Branches, b)
 		}
 	}
-	for b := range snapshot {
+	for _, b := range slices.Sorted(maps.Keys(snapshot)) {
 		if l.refs[refname.Heads+b] == "" {
-			gone++
+			c.Gone++
+			c.Deleted = named(c.Deleted, b)
 		}
 	}
-	return behind, gone, names, nil
+	return nil
+}
+
+// named adds a branch to a short list, if its name can be shown.
+func named(list []string, b string) []string {
+	if len(list) < 20 && refname.Check(b) == nil {
+		list = append(list, b)
+	}
+	return list
 }

@@ -237,6 +237,7 @@ type Check struct {
 	Failures int       `json:"failures"`           // in a row
 	Next     time.Time `json:"next,omitzero"`      // not before
 	Branches []string  `json:"branches,omitempty"` // at most 20 of those behind
+	Deleted  []string  `json:"deleted,omitempty"`  // at most 20 of those gone
 }
 
 // makeRepo writes an empty bare repository without asking git, which would copy templates.
