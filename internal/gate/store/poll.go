@@ -95,20 +95,20 @@ func (s *Store) compare(ctx context.Context, project string, up Upstream, c *Che
 		b, ok := strings.CutPrefix(ref, refname.Heads)
 		if ok && snapshot[b] != l.refs[ref] {
 			c.Behind++
-			c.Branches = named(c.Branches, b)
+			c.Branches = shortList(c.Branches, b)
 		}
 	}
 	for _, b := range slices.Sorted(maps.Keys(snapshot)) {
 		if l.refs[refname.Heads+b] == "" {
 			c.Gone++
-			c.Deleted = named(c.Deleted, b)
+			c.Deleted = shortList(c.Deleted, b)
 		}
 	}
 	return nil
 }
 
-// named adds a branch to a short list, if its name can be shown.
-func named(list []string, b string) []string {
+// shortList adds a branch to a list, if its name can be shown.
+func shortList(list []string, b string) []string {
 	if len(list) < 20 && refname.Check(b) == nil {
 		list = append(list, b)
 	}
