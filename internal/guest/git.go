@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 
 	"terok/internal/sandbox"
@@ -154,12 +156,12 @@ func (g *gitRunner) begin(ctx context.Context, c *sandbox.Clone) error {
 		}
 	}
 	if c.URL != "" && c.Origin == "" { // the usual way, in one step
-		err := g.run(ctx, "checkout", "-q", "--force", "-B", c.Branch, "--track", origin+"/"+c.Branch)
+		err := g.checkout(ctx, "-B", c.Branch, "--track", origin+"/"+c.Branch)
 		if err == nil || g.run(ctx, "rev-parse", "-q", "--verify", ref) == nil {
 			return err
 		}
 	} else if named || g.run(ctx, "rev-parse", "-q", "--verify", ref) == nil {
-		if err := g.run(ctx, "checkout", "-q", "--force", "--no-track", "-B", c.Branch, ref); err != nil {
+		if err := g.checkout(ctx, "--no-track", "-B", c.Branch, ref); err != nil {
 			return err
 		}
 	}
@@ -168,6 +170,15 @@ func (g *gitRunner) begin(ctx context.Context, c *sandbox.Clone) error {
 	}
 	return g.run(ctx, "config", "branch."+c.Branch+".merge", "refs/heads/"+c.Branch)
 }
+
+// checkout writes the files of a branch. Inflating them is most of a large workspace's start, so every
+// processor that the container may use takes its part (git-config(1), checkout.workers).
+func (g *gitRunner) checkout(ctx context.Context, args ...string) error {
+	workers := "checkout.workers=" + strconv.Itoa(min(runtime.GOMAXPROCS(0), maxWorkers))
+	return g.run(ctx, append([]string{"-c", workers, "checkout", "-q", "--force"}, args...)...)
+}
+
+const maxWorkers = 8 // more of them only get into each other's way at the disk
 
 type gitRunner struct {
 	path, dir string

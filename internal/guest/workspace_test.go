@@ -33,7 +33,8 @@ func TestWorkspaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := &sandbox.Clone{URL: strings.Replace(srv.URL, "http://", "http://x:"+token+"@", 1) + server.Path, Branch: task.Branch, Borrow: borrow, UserName: "A", UserEmail: "a@b.test"}
-		env := []string{"PATH=/usr/bin:/bin", "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1"}
+		trace := filepath.Join(w.Dir, "trace-"+name)
+		env := []string{"PATH=/usr/bin:/bin", "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_TRACE2=" + trace}
 		open := func() {
 			t.Helper()
 			ws, err := OpenWorkspace(t.Context(), dir, c, env)
@@ -54,6 +55,9 @@ func TestWorkspaces(t *testing.T) {
 			}
 		}
 		open()
+		if ran, err := os.ReadFile(trace); err != nil || !strings.Contains(string(ran), "-c checkout.workers=") {
+			t.Errorf("%s: the files were written by one process: %v", name, err)
+		}
 		// Killed in the middle of writing files: the next start goes on.
 		for _, f := range []string{".git/index", "README.md"} {
 			if err := os.Remove(filepath.Join(dir, f)); err != nil {

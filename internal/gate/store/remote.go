@@ -194,10 +194,29 @@ func (s *Store) dropRefs(ctx context.Context, dir, prefix string) error {
 	return s.updateRefs(ctx, dir, nil, script...)
 }
 
-// fetchStaged brings upstream's branches and tags into the staging namespaces and returns them.
-func (r *remote) fetchStaged(ctx context.Context, before refMap) (heads, tags map[string]string, err error) {
+// fetchStaged brings upstream's branches and tags into the staging namespaces and returns them. Only what
+// differs from the last sync is staged: each staged ref is a file, made and removed.
+func (r *remote) fetchStaged(ctx context.Context, l *listing, before refMap) (heads, tags map[string]string, err error) {
 	if r.up.URL == "" {
 		return nil, nil, nil
+	}
+	for _, left := range []string{stagedRefs, stagedTags} { // by a killed sync; they could be in the way of other names
+		if len(before.below(left)) == 0 {
+			continue
+		}
+		if err := r.dropRefs(ctx, r.dir, left); err != nil {
+			return nil, nil, err
+		}
+		maps.DeleteFunc(before, func(ref, _ string) bool { return strings.HasPrefix(ref, left) })
+	}
+	if few := l.news(before); len(r.branches) == 0 && few != nil {
+		err := r.fetch(ctx, r.dir, few...)
+		if err == nil {
+			return r.staged(l, before)
+		}
+		if !strings.Contains(err.Error(), "couldn't find remote ref") { // one is gone since it was listed
+			return nil, nil, err
+		}
 	}
 	specs := []string{"+" + refname.Heads + "*:" + stagedRefs + "*", "+refs/tags/*:" + stagedTags + "*"}
 	if len(r.branches) > 0 {
@@ -209,19 +228,53 @@ func (r *remote) fetchStaged(ctx context.Context, before refMap) (heads, tags ma
 	if err := r.fetch(ctx, r.dir, specs...); err != nil {
 		return nil, nil, err
 	}
+	heads, tags, err = r.staged(nil, before)
+	if len(r.branches) > 0 {
+		tags = before.below(snapshotTags)
+	}
+	return heads, tags, err
+}
+
+// fewNews is up to how many refs are fetched by name.
+const fewNews = 500
+
+// news are the refspecs that stage what was listed and the last sync had not, nil when they are too many to
+// name.
+func (l *listing) news(before refMap) []string {
+	specs := []string{}
+	for ref, id := range l.refs {
+		if b, ok := strings.CutPrefix(ref, refname.Heads); ok && before[SnapshotRefs+b] != id {
+			specs = append(specs, "+"+ref+":"+stagedRefs+b)
+		}
+		if t, ok := strings.CutPrefix(ref, "refs/tags/"); ok && before[snapshotTags+t] != id {
+			specs = append(specs, "+"+ref+":"+stagedTags+t)
+		}
+		if len(specs) > fewNews {
+			return nil
+		}
+	}
+	slices.Sort(specs)
+	return specs
+}
+
+// staged reads what was fetched, over what was listed and not fetched, and notes it in before, so that
+// classify deletes it when it is done.
+func (r *remote) staged(l *listing, before refMap) (heads, tags map[string]string, err error) {
 	refs, err := readRefs(r.dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	for ref, id := range refs { // what classify deletes when it is done
+	for ref, id := range refs {
 		if strings.HasPrefix(ref, stagedRefs) || strings.HasPrefix(ref, stagedTags) {
 			before[ref] = id
 		}
 	}
-	heads, tags = refs.below(stagedRefs), refs.below(stagedTags)
-	if len(r.branches) > 0 {
-		tags = before.below(snapshotTags)
+	heads, tags = map[string]string{}, map[string]string{}
+	if l != nil {
+		heads, tags = refMap(l.refs).below(refname.Heads), refMap(l.refs).below("refs/tags/")
 	}
+	maps.Copy(heads, refs.below(stagedRefs))
+	maps.Copy(tags, refs.below(stagedTags))
 	return heads, tags, nil
 }
 
@@ -262,7 +315,11 @@ func (r *remote) fetch(ctx context.Context, dir string, specs ...string) error {
 	if len(r.branches) == 0 {
 		c.Args = append(c.Args, "--prune")
 	}
-	c.Args = append(append(c.Args, "--", r.up.URL), specs...)
+	if len(specs) == 0 {
+		return nil // upstream only deleted
+	}
+	c.Args = append(c.Args, "--stdin", "--", r.up.URL)
+	c.Stdin = strings.NewReader(strings.Join(specs, "\n") + "\n")
 	c.Config = append(append(c.Config, fsckConfig()...), r.skipConfig()...)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

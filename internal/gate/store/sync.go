@@ -217,7 +217,7 @@ func (s *Store) sync(ctx context.Context, project string, up Upstream, o Options
 	}
 	c.upstream, c.tagsUp = c.before.below(SnapshotRefs), c.before.below(snapshotTags)
 	if !rep.Created && !listing.equals(c.before, o.Branches) {
-		if c.upstream, c.tagsUp, err = r.fetchStaged(ctx, c.before); err != nil {
+		if c.upstream, c.tagsUp, err = r.fetchStaged(ctx, listing, c.before); err != nil {
 			s.remember(project, st, err)
 			return rep, err
 		}
