@@ -53,6 +53,9 @@ type Spec struct {
 	Grace     time.Duration // between SIGTERM and SIGKILL; 0 is 5 s
 	MaxOutput int64         // cap of captured stdout, in bytes; 0 means MaxOutput
 	Limits    []Limit       // what the child and everything it starts may use; none by default
+	// Start calls start, from a thread whose confinement the child is to inherit (clone(2) copies that of
+	// the calling thread); nil calls it here.
+	Start func(start func() error) error
 }
 
 // Limit is one resource limit, soft and hard (getrlimit(2)).
@@ -121,7 +124,11 @@ func Run(ctx context.Context, s Spec) ([]byte, error) {
 	}
 	// A grandchild that keeps our pipes open must not keep us waiting.
 	cmd.WaitDelay = grace + PipeGrace
-	err := cmd.Start()
+	start := s.Start
+	if start == nil {
+		start = func(f func() error) error { return f() }
+	}
+	err := start(cmd.Start)
 	if err == nil {
 		// The child runs already; what it has used until here is little, and what it starts later
 		// inherits the limits.

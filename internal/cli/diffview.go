@@ -41,7 +41,9 @@ const (
 func (p painter) files(b *strings.Builder, files []terok.ReviewFile, word bool) {
 	for _, f := range files {
 		p.fileBar(b, f)
-		if f.Binary {
+		if f.TooLarge > 0 {
+			b.WriteString(p.paint("33", "  "+tooLarge(f)) + "\n")
+		} else if f.Binary {
 			b.WriteString(p.faint("  binary") + "\n")
 		}
 		p.hunks(b, f.Patch, word)
@@ -49,6 +51,11 @@ func (p painter) files(b *strings.Builder, files []terok.ReviewFile, word bool) 
 			b.WriteString(p.paint("33", "  [too large to show whole]") + "\n")
 		}
 	}
+}
+
+// tooLarge says why there is no diff of a file.
+func tooLarge(f terok.ReviewFile) string {
+	return fmt.Sprintf("too large to show (%d MiB)", (f.TooLarge+1<<20-1)>>20)
 }
 
 // fileBar is the headline of one file.

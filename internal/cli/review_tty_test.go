@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"terok/internal/gate/gatetest"
 	"terok/internal/gate/store"
+	"terok/internal/git"
 	"terok/internal/problem"
 	"terok/internal/state"
 	"terok/internal/task"
@@ -130,17 +132,17 @@ func foreign(screen string) string {
 	return b.String()
 }
 
-// Spec/gate.md §20: 31, 32, 40 (the host's half), 47. A person reviews at a terminal: nothing that an
-// agent wrote drives it, each key does what it says and is remembered, and what is typed is the approval.
-func TestReviewAtTheTerminal(t *testing.T) {
-	w := gatetest.New(t)
+// reviewer is a person at a terminal, with a project, a task and a clone of its repository.
+func reviewer(t *testing.T) (w *gatetest.World, c *console, tk *task.Task, work string) {
+	t.Helper()
+	w = gatetest.New(t)
 	for key, value := range map[string]string{"HOME": w.Dir, "XDG_CONFIG_HOME": w.Dir + "/xc", "XDG_DATA_HOME": w.Dir + "/xd", "XDG_RUNTIME_DIR": w.Dir + "/xr",
 		"TERM": "xterm", "PAGER": "cat", "TEROK_PAGER": "", "NO_COLOR": "", "PATH": noDelta(t)} {
 		t.Setenv(key, value)
 	}
 	w.Roots = state.Roots{Config: w.Dir + "/xc/terok", Data: w.Dir + "/xd/terok", Runtime: w.Dir + "/xr/terok"}
 	w.Store.Roots = w.Roots
-	c := newConsole(t)
+	c = newConsole(t)
 	c.run(problem.OK, nil, "project", "create", "webshop", "--upstream", w.Upstream)
 	c.run(problem.OK, nil, "project", "gate-sync", "webshop")
 	tk, err := (task.Store{Roots: w.Roots, Now: time.Now}).Create("webshop", "brave-otter", func(tk *task.Task) { tk.Agent = "shell" })
@@ -151,8 +153,15 @@ func TestReviewAtTheTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	work := filepath.Join(w.Dir, "work")
+	work = filepath.Join(w.Dir, "work")
 	w.Git(w.Dir, "clone", "-q", repo.Repo, work)
+	return w, c, tk, work
+}
+
+// Spec/gate.md §20: 31, 32, 40 (the host's half), 47. A person reviews at a terminal: nothing that an
+// agent wrote drives it, each key does what it says and is remembered, and what is typed is the approval.
+func TestReviewAtTheTerminal(t *testing.T) {
+	w, c, tk, work := reviewer(t)
 	evil := "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x1b[1;31m\u202e\u200b\u009b31m"
 	gatetest.WriteFile(t, work, "f"+evil+".txt", "line "+evil+"\noverwritten\rgone\n")
 	w.Commit(work, "first "+evil)
@@ -215,6 +224,52 @@ func TestReviewAtTheTerminal(t *testing.T) {
 	}
 	if out := c.run(problem.OK, nil, "receipt", "verify", w.Upstream, "brave-otter"); !strings.Contains(foreignless(out), "verified: ") {
 		t.Errorf("receipt: %q", out)
+	}
+}
+
+// TestLongWalk: with `gate.require_review: commit` a person reaches every commit of a long branch, the oldest
+// first, and goes on where they stopped. Spec/gate.md §11.3.
+func TestLongWalk(t *testing.T) {
+	w, c, tk, work := reviewer(t)
+	var in strings.Builder
+	const commits = 230
+	for n := range commits {
+		fmt.Fprintf(&in, "commit refs/heads/%s\ncommitter A <a@b.test> %d +0000\ndata <<X\nchange number %d\nX\n", tk.Branch, 1_700_000_000+n, n+1)
+		if n == 0 {
+			fmt.Fprintf(&in, "from refs/heads/%s^0\n", tk.Branch)
+		}
+		fmt.Fprintf(&in, "M 100644 inline f\ndata <<X\nline %d\nX\n", n+1)
+	}
+	cmd := git.Cmd{GitDir: filepath.Join(work, ".git"), Args: []string{"fast-import", "--quiet", "--force"}, Stdin: strings.NewReader(in.String()), Alternates: []string{git.AnyAlternates}}
+	if _, err := (&git.Runner{}).Run(t.Context(), cmd); err != nil {
+		t.Fatal(err)
+	}
+	w.Git(work, "push", "-q", "origin", tk.Branch)
+	ids := strings.Fields(w.Git(work, "rev-list", "--reverse", tk.Branch, "^origin/main"))
+	tip := ids[commits-1]
+	out := c.run(problem.OK, [][2]string{{"quit", "a"}, {"quit", "q"}}, "review", "walk", tk.ID)
+	if !strings.Contains(out, "[1/230]") || !strings.Contains(foreignless(out), "change number 1\r") || !strings.Contains(foreignless(out), "line 2") {
+		t.Errorf("the oldest:\n%q", out)
+	}
+	args := []string{"review", "approve", tk.ID, "--sha", tip}
+	for _, id := range ids[1:218] {
+		args = append(args, "--commit", id)
+	}
+	c.run(problem.OK, nil, args...)
+	answers := [][2]string{}
+	for range commits - 218 {
+		answers = append(answers, [2]string{"quit", "a"})
+	}
+	out = c.run(problem.OK, answers, "review", "walk", tk.ID)
+	if strings.Contains(out, "[218/230]") || !strings.Contains(out, "[219/230]") || !strings.Contains(foreignless(out), "change number 230") || !strings.Contains(out, "all of it is approved") {
+		t.Errorf("where it stopped:\n%q", out)
+	}
+	if err := os.WriteFile(filepath.Join(w.Roots.ProjectDir("webshop"), "project.yml"), fmt.Appendf(nil, "git:\n  upstream_url: %s\ngate:\n  require_review: commit\n", w.Upstream), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run(problem.OK, nil, "promote", tk.ID, "--sha", tip, "--yes")
+	if got := w.Git(w.Upstream, "rev-parse", "brave-otter"); got != tip {
+		t.Errorf("promoted %s", got)
 	}
 }
 

@@ -164,7 +164,9 @@ func (p painter) stat(b *strings.Builder, files []terok.ReviewFile, n, ins, del 
 	}
 	for _, f := range files {
 		numbers := fmt.Sprintf("+%d −%d", f.Insertions, f.Deletions)
-		if f.Binary {
+		if f.TooLarge > 0 {
+			numbers = tooLarge(f)
+		} else if f.Binary {
 			numbers = "binary"
 		}
 		bar := ""

@@ -50,32 +50,51 @@ const walkKeys = "a approve · r reject · c comment · s skip · d whole diff �
 // shortDiff is how many lines of a commit's diff are shown without asking.
 const shortDiff = 60
 
+// walkPage is how many commits are read at once: few enough for each to be shown whole.
+const walkPage = 20
+
 func (e *env) walk(ctx context.Context, t *terok.Task, branch string, again bool) error {
-	d, err := e.app.ReviewShow(ctx, t, terok.ReviewOptions{Branch: branch, View: review.View{PerCommit: true}})
+	d, err := e.app.ReviewShow(ctx, t, terok.ReviewOptions{Branch: branch, View: review.View{Stat: true}})
 	if err != nil {
 		return err
 	}
-	commits := slices.Clone(d.List)
-	slices.Reverse(commits)
 	p := e.painter(e.out)
 	p.fancy = true
 	var b strings.Builder
 	p.head(&b, d)
 	fmt.Fprint(e.out, b.String())
+	left := d.Undecided
+	if again {
+		left = d.IDs
+	}
 	said := map[string]int{}
-	for i, c := range commits {
-		if c.Decided != "" && !again {
-			said["decided before"]++
-			continue
-		}
-		word, err := e.walkOne(ctx, t, d, c, p, fmt.Sprintf("[%d/%d]", i+1, len(commits)))
+	if n := len(d.IDs) - len(left); n > 0 {
+		said["decided before"] = n
+	}
+	number := map[string]int{}
+	for i, id := range d.IDs {
+		number[id] = len(d.IDs) - i
+	}
+	for len(left) > 0 {
+		next := left[max(0, len(left)-walkPage):] // the oldest
+		left = left[:len(left)-len(next)]
+		page, err := e.app.ReviewShow(ctx, t, terok.ReviewOptions{Branch: branch, View: review.View{PerCommit: true, Commits: next}})
 		if err != nil {
 			return err
 		}
-		if word == "" {
-			break
+		if page.Tip != d.Tip {
+			return review.TipMoved(review.Task{Project: t.Project, ID: t.ID, Branch: t.Branch}, d.Branch, d.Tip, page.Tip)
 		}
-		said[word]++
+		for _, c := range slices.Backward(page.List) {
+			word, err := e.walkOne(ctx, t, d, c, p, fmt.Sprintf("[%d/%d]", number[c.ID], len(d.IDs)))
+			if err != nil {
+				return err
+			}
+			if word == "" {
+				return e.walkEnd(ctx, t, branch, said)
+			}
+			said[word]++
+		}
 	}
 	return e.walkEnd(ctx, t, branch, said)
 }

@@ -45,6 +45,8 @@ const Timeout = 60 * time.Second
 // Runner runs git. The zero value finds git in the fixed search path.
 type Runner struct {
 	Path string // absolute path of git; "" looks in /usr/local/bin, /usr/bin, /bin
+	// Start starts the processes of this runner, see child.Spec; nil is the usual way.
+	Start func(start func() error) error
 }
 
 // Cmd is one call of git.
@@ -101,7 +103,7 @@ func (r *Runner) run(ctx context.Context, c Cmd, w io.Writer) ([]byte, error) {
 	return child.Run(ctx, child.Spec{
 		Path: path, Args: c.Args, Dir: dir, Env: c.environ(), Stdin: c.Stdin,
 		Stdout: w, Stderr: c.Stderr, Timeout: timeout, MaxOutput: c.MaxOutput,
-		Limits: c.Limits,
+		Limits: c.Limits, Start: r.Start,
 	})
 }
 

@@ -18,8 +18,16 @@ import (
 )
 
 // Main is the child: a Request on stdin, a Reply on stdout. Its exit code is 0, exitLimit or exitSlow
-// when git ran into a limit, and 1 when there is nothing to answer with.
-func Main(_ []string) int {
+// when git ran into a limit, and 1 when there is nothing to answer with. With the argument "many" it
+// is what serveMany says.
+func Main(args []string) int {
+	if slices.Equal(args, []string{many}) {
+		if err := serveMany(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "terok gate-inspect:", err)
+			return 1
+		}
+		return 0
+	}
 	reply, err := serve(os.Stdin, os.Stdout)
 	if err == errStreamed {
 		return 0
@@ -97,7 +105,10 @@ func (r *Request) check() error {
 			return fmt.Errorf("%q is not a plain absolute path", dir)
 		}
 	}
-	ids := slices.Concat(r.Not, r.Branches, r.Have)
+	if len(r.View.Commits) > MaxCommits {
+		return errors.New("more commits than are shown")
+	}
+	ids := slices.Concat(r.Not, r.Branches, r.Have, r.View.Commits)
 	for _, id := range append(ids, r.Start, r.View.Commit, r.View.From) {
 		if id != "" && !refname.IsID(id) {
 			return fmt.Errorf("%.80q is not a commit id", id)
@@ -113,7 +124,9 @@ func (r *Request) check() error {
 // repo is what the child sees: the base, and in the scratch directory what the task has beside it.
 type repo struct {
 	Request
-	git *git.Runner
+	git   *git.Runner
+	held  *held // what was taken, where it is little; nil: ask git
+	small bool  // only what can be held is looked at
 }
 
 // config bounds what git takes of memory and time.
@@ -136,6 +149,9 @@ type node struct {
 
 // graph reads which commits the base has not, for all tips at once.
 func (p *repo) graph(ctx context.Context) (map[string]node, error) {
+	if g := p.held.graph(p.Branches, p.Start, p.Not, p.baseHas); g != nil {
+		return g, nil
+	}
 	c := p.cmd("rev-list", "--parents", "--topo-order", "--stdin", "--max-count="+strconv.Itoa(maxGraph))
 	c.Stdin = strings.NewReader(revs(p.Branches, append([]string{p.Start}, p.Not...)))
 	out, err := p.git.Run(ctx, c)

@@ -19,6 +19,19 @@ var (
 // printable makes a string of the child printable; prose in it has been made so before.
 func printable(s string) string { return text.Prose(s, 0) }
 
+// answers is clean, for the answer to a request: it must be about what was asked.
+func (r *Reply) answers(req Request) error {
+	if err := r.clean(len(req.Branches)); err != nil {
+		return err
+	}
+	for i, b := range r.Branches {
+		if b.Tip != req.Branches[i] {
+			return errors.New("about another commit than was asked for")
+		}
+	}
+	return nil
+}
+
 // clean checks what the child said, as if git had taken it over: ids are ids, counts are counts,
 // and every string is printable.
 func (r *Reply) clean(branches int) error {
@@ -61,7 +74,7 @@ func cleanFiles(files *[]File) error {
 	for i := range *files {
 		f := &(*files)[i]
 		if len(f.Status) != 1 || !strings.Contains("AMDTXU", f.Status) || !modeText.MatchString(f.OldMode) || !modeText.MatchString(f.NewMode) ||
-			f.Insertions < 0 || f.Deletions < 0 {
+			f.Insertions < 0 || f.Deletions < 0 || f.TooLarge < 0 {
 			return fmt.Errorf("an impossible file entry")
 		}
 		f.Path = text.Show(f.Path)

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -20,8 +21,10 @@ import (
 	kernel "terok/internal/sandbox/landlock"
 )
 
-// confine gives up everything that req does not need. It cannot be undone and git inherits it.
-func confine(req Request) error {
+// confine gives up everything that the requests do not need. It cannot be undone and git inherits it.
+// Several requests are of the same kind; each thread that works for one of them gives up the rest.
+func confine(reqs ...Request) error {
+	req := reqs[0]
 	for limit, value := range map[int]uint64{
 		unix.RLIMIT_CPU:  cpuSeconds,
 		unix.RLIMIT_DATA: maxMemory, // private memory; mapped packs do not count, they can be dropped
@@ -35,12 +38,16 @@ func confine(req Request) error {
 		}
 	}
 	if req.Op != OpCopy {
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxTake, Max: maxTake}); err != nil {
+		size := uint64(maxTake)
+		if len(reqs) > 1 {
+			size = 2 * maxHeldSize // the scratch directories may lie in memory
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size}); err != nil {
 			return fmt.Errorf("limits: %w", err)
 		}
 	}
 	debug.SetMemoryLimit(maxMemory / 2)
-	if err := restrictFiles(req); err != nil {
+	if err := restrictFiles(reqs...); err != nil {
 		return fmt.Errorf("restrict files (Landlock): %w", err)
 	}
 	if err := filter.Load(); err != nil { // no sockets at all
@@ -55,21 +62,43 @@ var libraries = []string{"/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/l
 // gitCore are the directories of git's own further programs.
 var gitCore = []string{"/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core", "/usr/local/lib/git-core"}
 
-func restrictFiles(req Request) error {
+func restrictFiles(reqs ...Request) error {
 	if err := kernel.Missing(kernel.ABI()); err != nil {
-		if req.WithoutLandlock {
+		if reqs[0].WithoutLandlock {
 			return nil
 		}
 		return err
 	}
-	const read = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSReadDir)
-	const run = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSExecute)
-	programs, err := gitPrograms()
+	config, rules, err := files(reqs...)
 	if err != nil {
 		return err
 	}
+	if err := config.Restrict(rules...); err != nil {
+		return err
+	}
+	return refused("/")
+}
+
+// refused makes sure that a directory cannot be read any more.
+func refused(dir string) error {
+	if fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Close(fd)
+		return errors.New("the host's files can still be read")
+	}
+	return nil
+}
+
+// files are all the files that requests need: their repositories, where they may write, and git.
+func files(reqs ...Request) (landlock.Config, []landlock.Rule, error) {
+	const read = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSReadDir)
+	const run = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSExecute)
+	all := landlock.V6
+	all.HandledAccessNet = ll.AccessNetBindTCP | ll.AccessNetConnectTCP
+	programs, err := gitPrograms()
+	if err != nil {
+		return all, nil, err
+	}
 	rules := []landlock.Rule{
-		landlock.PathAccess(read, req.Repo, filepath.Dir(req.Objects)),
 		landlock.PathAccess(read, libraries...).IgnoreIfMissing(),
 		landlock.PathAccess(run, programs...),
 		landlock.PathAccess(read|run, gitCore...).IgnoreIfMissing(),
@@ -77,26 +106,19 @@ func restrictFiles(req Request) error {
 		landlock.RWFiles("/dev/null"),
 		landlock.ROFiles("/dev/urandom"), // names of temporary files
 	}
-	if req.Op == OpCopy {
-		rules = append(rules, landlock.RWDirs(req.Objects).WithRefer())
-	} else {
-		rules = append(rules, landlock.RWDirs(req.Scratch).WithRefer())
+	for _, req := range reqs {
+		write := req.Scratch
+		if req.Op == OpCopy {
+			write = req.Objects
+		}
+		rules = append(rules, landlock.PathAccess(read, req.Repo, filepath.Dir(req.Objects)), landlock.RWDirs(write).WithRefer())
 	}
-	all := landlock.V6
-	all.HandledAccessNet = ll.AccessNetBindTCP | ll.AccessNetConnectTCP
-	if err := all.BestEffort().Restrict(rules...); err != nil {
-		return err
-	}
-	if fd, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Close(fd)
-		return errors.New("the host's files can still be read")
-	}
-	return nil
+	return all.BestEffort(), rules, nil
 }
 
 // gitPrograms are git and the loader that the kernel starts it with: all that may be executed.
 // Shells and git's scripts are not among them.
-func gitPrograms() ([]string, error) {
+var gitPrograms = sync.OnceValues(func() ([]string, error) {
 	p, err := (&git.Runner{}).Program()
 	if err != nil {
 		return nil, err
@@ -125,7 +147,7 @@ func gitPrograms() ([]string, error) {
 		programs = append(programs, loader)
 	}
 	return programs, nil
-}
+})
 
 // Exit codes of the child when a limit was reached: one that would be reached again, and one of time,
 // which depends on the machine and on what else it does.

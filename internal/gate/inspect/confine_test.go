@@ -24,6 +24,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(confinedEnv) != "":
 		takenOver(os.Getenv(confinedEnv))
+	case os.Getenv(compartmentsEnv) != "":
+		takenOverGit(os.Getenv(compartmentsEnv))
 	case len(os.Args) > 1 && os.Args[1] == Command:
 		fmt.Println(`{"branches":[{"tip":"--upload-pack=x"}],"list":[],"text":""}`)
 	default:
@@ -119,3 +121,95 @@ func TestChildIsNotTrusted(t *testing.T) {
 		t.Errorf("believed: %s", data)
 	}
 }
+
+// compartmentsEnv makes the test binary be an inspector of two tasks, of which one has a git that was
+// taken over.
+const compartmentsEnv = "INSPECT_TEST_COMPARTMENTS"
+
+// takenOverGit lets git try, from within task a's compartment and then from b's, what it could read and write.
+func takenOverGit(dir string) {
+	var reqs []Request
+	for _, task := range []string{"a", "b"} {
+		reqs = append(reqs, Request{Op: OpScan, Repo: filepath.Join(dir, task), Objects: filepath.Join(dir, "base/objects"), Scratch: filepath.Join(dir, "scratch-"+task)})
+	}
+	c, err := confineMany(reqs)
+	if err != nil {
+		fmt.Println("confine:", err)
+		return
+	}
+	for n, task := range []string{"a", "b"} {
+		err := c.within(n, func(r *git.Runner) error {
+			for _, file := range []string{"a/file", "b/file", "base/file", "secret", "scratch-a/file", "scratch-b/file"} {
+				// From a goroutine of its own, as the inspector starts git for a pipe.
+				done := make(chan error)
+				go func() {
+					_, err := r.Run(context.Background(), git.Cmd{Args: []string{"hash-object", "--no-filters", filepath.Join(dir, file)}})
+					done <- err
+				}()
+				fmt.Printf("%s reads %s: %v\n", task, file, <-done == nil)
+			}
+			for _, other := range []string{"a", "b"} {
+				_, err := r.Run(context.Background(), git.Cmd{GitDir: filepath.Join(dir, "base"), Args: []string{"hash-object", "-w", "--stdin"},
+					Stdin: strings.NewReader(task), Env: []string{"GIT_OBJECT_DIRECTORY=" + filepath.Join(dir, "scratch-"+other)}})
+				fmt.Printf("%s writes scratch-%s: %v\n", task, other, err == nil)
+			}
+			return nil
+		})
+		if err != nil {
+			fmt.Println(task, err)
+		}
+	}
+	// A thread that belonged to a task serves nobody else.
+	_, err = os.ReadFile(filepath.Join(dir, "a/file"))
+	_, err2 := os.ReadFile(filepath.Join(dir, "b/file"))
+	fmt.Println("the others still read both:", err == nil && err2 == nil)
+}
+
+// TestCompartments: one inspector looks at several tasks, and a git that was taken over by what one of
+// them pushed reads and writes nothing of another. Spec/gate.md §12.5.
+func TestCompartments(t *testing.T) {
+	dir := t.TempDir()
+	git := git.Runner{}
+	if _, err := git.Run(t.Context(), gitInit(filepath.Join(dir, "base"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"a", "b", "scratch-a", "scratch-b"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []string{"secret", "a/file", "b/file", "base/file", "scratch-a/file", "scratch-b/file"} {
+		if err := os.WriteFile(filepath.Join(dir, f), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), compartmentsEnv+"="+dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	want := `a reads a/file: true
+a reads b/file: false
+a reads base/file: true
+a reads secret: false
+a reads scratch-a/file: true
+a reads scratch-b/file: false
+a writes scratch-a: true
+a writes scratch-b: false
+b reads a/file: false
+b reads b/file: true
+b reads base/file: true
+b reads secret: false
+b reads scratch-a/file: false
+b reads scratch-b/file: true
+b writes scratch-a: false
+b writes scratch-b: true
+the others still read both: true
+`
+	if string(out) != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+func gitInit(dir string) git.Cmd { return git.Cmd{Args: []string{"init", "-q", "--bare", dir}} }

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -80,6 +81,11 @@ func revs(tips, not []string) string {
 // is what its id says. A supervisor that was taken over can write all of these, and could show the
 // reviewer another file than the one that the commit holds.
 func (p *repo) take(ctx context.Context) error {
+	if p.Op == OpScan {
+		if p.held = p.loose(); p.held != nil {
+			return p.held.write(p.Scratch)
+		}
+	}
 	tips := append([]string{p.Start, p.View.From}, p.Branches...)
 	if p.Have != nil {
 		tips = append(tips, p.Not...)
@@ -92,8 +98,25 @@ func (p *repo) take(ctx context.Context) error {
 	if in.objects == 0 {
 		return nil
 	}
+	var pack io.Reader = in
+	if p.Op == OpScan && in.objects <= maxHeld {
+		data, err := io.ReadAll(io.LimitReader(in, maxHeldSize+1)) // an error is git's
+		if err != nil {
+			return fmt.Errorf("git pack-objects: %w", err)
+		}
+		if len(data) <= maxHeldSize {
+			if h, err := hold(data, p.Branches[0]); err == nil {
+				p.held = h
+				return h.write(p.Scratch)
+			}
+		}
+		pack = io.MultiReader(bytes.NewReader(data), in) // git says what is wrong with it, if anything
+	}
+	if p.small {
+		return errNotHeld
+	}
 	c := p.cmd("index-pack", "--stdin", "--fix-thin", "--threads=1", "--max-input-size="+strconv.Itoa(maxTake))
-	c.Stdin = in
+	c.Stdin = pack
 	if _, err := p.git.Run(ctx, c); err != nil {
 		return fmt.Errorf("what was pushed is not sound: %w", err)
 	}

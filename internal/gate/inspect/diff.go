@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,7 @@ type entry struct {
 	binary                               bool
 	patch                                []byte // hunks, as far as they are kept
 	cut                                  bool
+	huge                                 int64     // bytes of a file that is too large to be compared
 	sum                                  hash.Hash // of the hunks without their places
 }
 
@@ -48,9 +50,15 @@ func treeDiff(from, to string) *diff { return &diff{line: from + " " + to, head:
 // errEnough stops git when as much as maxScan was read.
 var errEnough = errors.New("enough read")
 
-// diffs runs all comparisons in one git, with the patches or without. more reports that there was more
-// than is looked at.
-func (p *repo) diffs(ctx context.Context, list []*diff, patches bool) (more bool, err error) {
+// What git prints beside the changed paths: lines that are counted, and patches.
+var (
+	counts  = []string{"--numstat"}
+	patches = []string{"--numstat", "-p", "-U3"}
+)
+
+// diffs runs all comparisons in one git; args are counts, patches or nothing, and paths. more reports that
+// there was more than is looked at.
+func (p *repo) diffs(ctx context.Context, list []*diff, args ...string) (more bool, err error) {
 	if len(list) == 0 {
 		return false, nil
 	}
@@ -59,10 +67,11 @@ func (p *repo) diffs(ctx context.Context, list []*diff, patches bool) (more bool
 		in.WriteString(d.line + "\n")
 	}
 	s := &stream{left: list}
-	c := p.cmd("diff-tree", "--stdin", "-r", "--root", "-z", "--raw", "--numstat", "--full-index", "--no-renames", "--no-ext-diff",
+	c := p.cmd("diff-tree", "--stdin", "-r", "--root", "-z", "--raw", "--full-index", "--no-renames", "--no-ext-diff",
 		"--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=none", "--src-prefix=a/", "--dst-prefix=b/", "--no-indent-heuristic")
-	if patches {
-		c.Args = append(c.Args, "-p", "-U3")
+	c.Args = append(c.Args, args...)
+	if slices.Contains(args, "--") {
+		c.Env = append(c.Env, "GIT_LITERAL_PATHSPECS=0") // they say that they are literal
 	}
 	c.Stdin = strings.NewReader(in.String())
 	err = p.git.Stream(ctx, c, s)

@@ -92,7 +92,9 @@ func (s *flagSet) entry(e *entry, paths []string) {
 	if e.status == 'D' && isTest(lower) {
 		s.add(Warn, "test_deleted", p)
 	}
-	if e.binary {
+	if e.huge > 0 {
+		s.add(Warn, "unread_file", p)
+	} else if e.binary {
 		s.add(Info, "binary", p)
 	}
 	if len(paths) > 0 && !slices.ContainsFunc(paths, func(glob string) bool { return Glob(glob, p) }) {

@@ -84,6 +84,8 @@ type Request struct {
 
 	View View `json:"view"` // of OpRead
 
+	MaxFile int64 `json:"max_file"` // bytes; larger files are not read. 0: 64 MiB, where git runs out of memory
+
 	NumbersOnly bool `json:"numbers_only"` // of OpScan: the ids of the commits, nothing of what is in them
 
 	WithoutLandlock bool `json:"without_landlock"` // the operator's configuration allows a kernel without it
@@ -98,6 +100,7 @@ type Identity struct {
 // View says which diffs OpRead keeps.
 type View struct {
 	Commit    string   `json:"commit"`     // only this commit
+	Commits   []string `json:"commits"`    // only these, at most MaxCommits; the range's files and flags are then left out
 	From      string   `json:"from"`       // the diff begins at this commit instead of the range's base
 	PerCommit bool     `json:"per_commit"` // the diff of each commit instead of the whole
 	Stat      bool     `json:"stat"`       // no diff at all
@@ -140,6 +143,8 @@ type File struct {
 	Binary     bool   `json:"binary"`
 	Patch      string `json:"patch,omitempty"` // hunks, printable
 	Cut        bool   `json:"cut,omitempty"`   // of Patch
+	// TooLarge is the size in bytes of a file that is too large to be read; Binary is set too.
+	TooLarge int64 `json:"too_large,omitempty"`
 }
 
 // Commit is one commit of a range.
@@ -167,6 +172,7 @@ type Inspector struct {
 	Self            string // this program
 	WithoutLandlock bool   // the operator accepts a kernel without Landlock
 	Scratch         string // directory below which scratch directories are made
+	Memory          string // the same for small looks at many tasks, where there is one in memory; "" is Scratch
 }
 
 // Do asks a child. A child that ran into a limit gives the problem "too_large", or "too_slow" where a
@@ -183,7 +189,7 @@ func (i *Inspector) Do(ctx context.Context, req Request) (Reply, error) {
 	if reply.Error != "" {
 		return Reply{}, fmt.Errorf("look at what was pushed: %s", printable(reply.Error))
 	}
-	if err := reply.clean(len(req.Branches)); err != nil {
+	if err := reply.answers(req); err != nil {
 		return Reply{}, fmt.Errorf("the inspector's answer: %w", err)
 	}
 	return reply, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,36 +22,52 @@ const (
 	maxBlob   = 64 << 10
 )
 
-// objects is one git cat-file --batch, asked one object at a time.
+// objects are read from what is held, and else from one git cat-file --batch, asked one object at a
+// time and started when it is needed.
 type objects struct {
-	in     *io.PipeWriter
-	out    *bufio.Reader
-	stop   context.CancelFunc
-	done   chan error
+	held   *held
+	start  func() *batch
+	batch  *batch
 	broken error
 }
 
+// batch is a git cat-file.
+type batch struct {
+	in   *io.PipeWriter
+	out  *bufio.Reader
+	stop context.CancelFunc
+	done chan error
+}
+
 func (p *repo) objects(ctx context.Context) *objects {
+	return &objects{held: p.held, start: func() *batch { return p.batch(ctx) }}
+}
+
+func (p *repo) batch(ctx context.Context) *batch {
 	ctx, stop := context.WithCancel(ctx)
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
-	o := &objects{in: in, out: bufio.NewReaderSize(out, 64<<10), stop: stop, done: make(chan error, 1)}
+	b := &batch{in: in, out: bufio.NewReaderSize(out, 64<<10), stop: stop, done: make(chan error, 1)}
 	go func() {
 		c := p.cmd("cat-file", "--batch")
 		c.Stdin = stdin
 		err := p.git.Stream(ctx, c, stdout)
 		stdin.CloseWithError(io.ErrClosedPipe)
 		stdout.CloseWithError(err)
-		o.done <- err
+		b.done <- err
 	}()
-	return o
+	return b
 }
 
 func (o *objects) close() {
-	o.in.Close()
-	go func() { _, _ = io.Copy(io.Discard, o.out) }()
-	<-o.done
-	o.stop()
+	b := o.batch
+	if b == nil {
+		return
+	}
+	b.in.Close()
+	go func() { _, _ = io.Copy(io.Discard, b.out) }()
+	<-b.done
+	b.stop()
 }
 
 // get reads one object; what names it is an id, or "id:path". A missing object, and one of another
@@ -63,10 +80,16 @@ func (o *objects) get(name, kind string, max int64) (data []byte, whole bool, er
 	if strings.ContainsAny(name, "\n\x00") {
 		return nil, false, nil
 	}
-	if _, err := io.WriteString(o.in, name+"\n"); err != nil {
+	if data, known := o.held.get(name, kind); known {
+		return data[:min(int64(len(data)), max)], int64(len(data)) <= max, nil
+	}
+	if o.batch == nil {
+		o.batch = o.start()
+	}
+	if _, err := io.WriteString(o.batch.in, name+"\n"); err != nil {
 		return nil, false, fmt.Errorf("git cat-file: %w", err)
 	}
-	head, err := o.out.ReadString('\n')
+	head, err := o.batch.out.ReadString('\n')
 	if err != nil {
 		return nil, false, fmt.Errorf("git cat-file: %w", err)
 	}
@@ -83,10 +106,10 @@ func (o *objects) get(name, kind string, max int64) (data []byte, whole bool, er
 		keep = 0
 	}
 	data = make([]byte, keep)
-	if _, err := io.ReadFull(o.out, data); err != nil {
+	if _, err := io.ReadFull(o.batch.out, data); err != nil {
 		return nil, false, fmt.Errorf("git cat-file: %w", err)
 	}
-	if _, err := io.CopyN(io.Discard, o.out, size-keep+1); err != nil { // and the newline behind it
+	if _, err := io.CopyN(io.Discard, o.batch.out, size-keep+1); err != nil { // and the newline behind it
 		return nil, false, fmt.Errorf("git cat-file: %w", err)
 	}
 	if f[1] != kind {
@@ -109,31 +132,49 @@ type Object struct {
 	Encoding       string
 	Signed         bool
 	Message        string
+	Odd            bool // its head is not in the order in which git writes and reads it
 }
 
 // ParseCommit reads the body of a commit object. What is not there stays empty: an agent can
-// write any bytes.
+// write any bytes. Like git it takes a tree in the first line only, parents right behind it only, and of
+// further names the first (commit.c, parse_commit_buffer).
 func ParseCommit(id string, body []byte) Object {
 	c := Object{ID: id}
 	head, message, _ := bytes.Cut(body, []byte("\n\n"))
 	c.Message = string(message)
-	for line := range bytes.Lines(append(head, '\n')) {
+	n, parents := 0, true
+	for line := range bytes.Lines(append(slices.Clip(head), '\n')) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
-		switch key {
-		case "tree":
-			if c.Tree == "" && refname.IsID(value) {
+		if n++; n == 1 {
+			if key == "tree" && refname.IsID(value) {
 				c.Tree = value
+			} else {
+				c.Odd, parents = true, false
 			}
-		case "parent":
-			if refname.IsID(value) {
-				c.Parents = append(c.Parents, value)
-			}
+			continue
+		}
+		if parents && key == "parent" && refname.IsID(value) {
+			c.Parents = append(c.Parents, value)
+			continue
+		}
+		if parents {
+			parents, c.Odd = false, key != "author"
+		}
+		switch key {
+		case "tree", "parent":
+			c.Odd = true
 		case "author":
-			c.Author, c.Email, c.Time = parsePerson(value)
+			if c.Author == "" && c.Email == "" {
+				c.Author, c.Email, c.Time = parsePerson(value)
+			}
 		case "committer":
-			c.Committer, c.CommitterEmail, c.CommitTime = parsePerson(value)
+			if c.Committer == "" && c.CommitterEmail == "" {
+				c.Committer, c.CommitterEmail, c.CommitTime = parsePerson(value)
+			}
 		case "encoding":
-			c.Encoding = value
+			if c.Encoding == "" {
+				c.Encoding = value
+			}
 		case "gpgsig", "gpgsig-sha256":
 			c.Signed = true
 		}
@@ -173,17 +214,14 @@ func parsePerson(s string) (name, email string, at time.Time) {
 	return name, email, time.Unix(max(0, min(sec, 253402300799)), 0).UTC() // until the year 9999, as JSON has it
 }
 
-// treeNames are the names in a tree object: "mode name\0" and the id, again and again.
+// treeNames are the names in a tree object.
 func treeNames(tree []byte, idLen int) []string {
 	var names []string
 	for len(tree) > 0 {
-		head, rest, ok := bytes.Cut(tree, []byte{0})
-		_, name, ok2 := bytes.Cut(head, []byte{' '})
-		if !ok || !ok2 || len(rest) < idLen {
-			return names
+		var name, id string
+		if _, name, id, tree = cutEntry(tree, idLen); id != "" {
+			names = append(names, name)
 		}
-		names = append(names, string(name))
-		tree = rest[idLen:]
 	}
 	return names
 }

@@ -31,6 +31,7 @@ type work struct {
 	flags   flagSet
 	commits []*looked // newest first, at most maxRange
 	slow    bool      // there was no time for all of it
+	part    bool      // commits are some of the range's
 }
 
 func (p *repo) scan(ctx context.Context) (Reply, error) {
@@ -84,8 +85,14 @@ func (p *repo) look(ctx context.Context, keep *int) ([]*work, error) {
 		}
 		w := &work{span: s}
 		works = append(works, w)
-		if err := p.readCommits(ctx, objects, w, known); err != nil {
+		if err := p.readCommits(objects, w, known, g); err != nil {
 			return nil, err
+		}
+	}
+	if some := p.View.Commits; len(some) > 0 {
+		for _, w := range works {
+			w.part = true
+			w.commits = slices.DeleteFunc(w.commits, func(c *looked) bool { return !slices.Contains(some, c.ID) })
 		}
 	}
 	if err := p.compare(ctx, objects, works, known, keep); err != nil {
@@ -98,7 +105,7 @@ func (p *repo) look(ctx context.Context, keep *int) ([]*work, error) {
 }
 
 // readCommits reads the commit objects of a range and what their words say.
-func (p *repo) readCommits(ctx context.Context, objects *objects, w *work, known map[string]*looked) error {
+func (p *repo) readCommits(objects *objects, w *work, known map[string]*looked, g map[string]node) error {
 	if w.nothing || w.orphan && w.base != "" {
 		w.flags.add(Warn, "unrelated_history", "shares no commit with the project, or has a second beginning")
 	}
@@ -117,6 +124,11 @@ func (p *repo) readCommits(ctx context.Context, objects *objects, w *work, known
 		c := &looked{Object: ParseCommit(id, body)}
 		if !whole {
 			c.flags.add(Warn, "too_large", "message of commit "+short(id))
+		}
+		// Another program than git might see another history in it.
+		if parents := g[id].parents; c.Odd || !slices.Equal(parents, c.Parents) {
+			c.flags.add(Deny, "odd_commit", "commit "+short(id))
+			c.Parents = parents
 		}
 		known[id] = c
 		w.commits = append(w.commits, c)
@@ -152,16 +164,19 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		if len(w.commits) == 0 || w.commits[0].Tree == "" {
 			continue
 		}
-		old, err := p.treeOf(objects, from, w.tip)
-		if err != nil {
-			return err
-		}
-		w.net = treeDiff(old, w.commits[0].Tree)
-		// What a single commit changes is what the branch changes.
-		if len(w.commits) == 1 && slices.Equal(w.commits[0].Parents, []string{from}) && w.commits[0].diff == nil {
-			w.commits[0].diff = w.net
-			done[w.commits[0].ID] = true
-			w.net.onAdded = w.commits[0].flags.added
+		if w.part {
+			w.net = &diff{}
+		} else if only := w.commits[0]; len(w.commits) == 1 && slices.Equal(only.Parents, []string{from}) && only.diff == nil && !done[only.ID] {
+			// What a single commit changes is what the branch changes.
+			w.net = commitDiff(only.ID, from)
+			only.diff, w.net.onAdded = w.net, only.flags.added
+			done[only.ID] = true
+		} else {
+			old, err := p.treeOf(objects, from, w.tip)
+			if err != nil {
+				return err
+			}
+			w.net = treeDiff(old, only.Tree)
 		}
 		if keep != nil && !p.View.PerCommit && p.View.Commit == "" && !p.View.Stat {
 			w.net.keep, w.net.wanted = keep, wanted
@@ -170,9 +185,11 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 		if w.unchecked() {
 			w.net.onAdded = w.flags.added
 		}
-		if keep != nil || w.net.onAdded != nil {
+		switch {
+		case w.part: // nobody looks at the whole
+		case keep != nil || w.net.onAdded != nil:
 			list = append(list, w.net)
-		} else {
+		default:
 			plain = append(plain, w.net)
 		}
 		for _, c := range w.commits {
@@ -201,10 +218,10 @@ func (p *repo) compare(ctx context.Context, objects *objects, works []*work, kno
 			}
 		}
 	}
-	more, err := p.diffs(ctx, list, true)
+	more, err := p.patched(ctx, list)
 	if err == nil && !more {
 		// What branches change as a whole is only counted: stacked branches repeat each other.
-		more, err = p.diffs(ctx, plain, false)
+		more, err = p.diffs(ctx, plain, counts...)
 	}
 	slow := ctx.Err() != nil
 	for _, w := range works {
@@ -256,7 +273,7 @@ func (p *repo) judge(objects *objects, w *work) {
 		if w.unchecked() {
 			w.flags.entry(e, p.Paths)
 		}
-		if e.binary && e.newMode != "000000" && e.newMode != "160000" {
+		if e.binary && e.huge == 0 && e.newMode != "000000" && e.newMode != "160000" {
 			data, whole, err := objects.get(e.newID, "blob", largeFile)
 			if err == nil && data != nil && !whole {
 				w.flags.add(Info, "large_file", e.path)
@@ -339,7 +356,7 @@ func (d *diff) files() (list []File, ins, del int, cut bool) {
 			continue
 		}
 		list = append(list, File{Path: text.Show(e.path), Status: string(e.status), OldMode: e.oldMode, NewMode: e.newMode,
-			Insertions: e.ins, Deletions: e.del, Binary: e.binary, Patch: text.Block(string(e.patch), 1<<20, maxLine), Cut: e.cut})
+			Insertions: e.ins, Deletions: e.del, Binary: e.binary, TooLarge: e.huge, Patch: text.Block(string(e.patch), 1<<20, maxLine), Cut: e.cut})
 	}
 	return list, ins, del, cut
 }

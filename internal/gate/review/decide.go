@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"terok/internal/gate/inspect"
 	"terok/internal/problem"
 	"terok/internal/text"
 )
@@ -66,7 +67,7 @@ func (r *Reader) decide(ctx context.Context, t Task, d Decision, write func(h *H
 			ids = append(ids, id)
 		}
 	}
-	patches := r.patches(ctx, t, change)
+	patches := r.patches(ctx, t, change, ids)
 	err = UpdateRecord(r.Roots, t.Project, t.ID, func(rec *Record) error {
 		for _, id := range ids {
 			if err := write(rec.History(change.Branch), id, level, patches[id]); err != nil {
@@ -78,10 +79,10 @@ func (r *Reader) decide(ctx context.Context, t Task, d Decision, write func(h *H
 	return ids, err
 }
 
-// patches are the patch ids of a change's commits, as far as they can be had: they are for a hint.
-func (r *Reader) patches(ctx context.Context, t Task, c Change) map[string]string {
+// patches are the patch ids of some of a change's commits, as far as they can be had: they are for a hint.
+func (r *Reader) patches(ctx context.Context, t Task, c Change, of []string) map[string]string {
 	ids := map[string]string{}
-	d, err := r.Show(ctx, t, ShowOptions{Branch: c.Branch, View: View{Stat: true}})
+	d, err := r.Show(ctx, t, ShowOptions{Branch: c.Branch, View: View{Stat: true, Commits: of[:min(len(of), inspect.MaxCommits)]}})
 	if err == nil && d.Tip == c.Tip {
 		for _, commit := range d.List {
 			ids[commit.ID] = commit.PatchID

@@ -39,35 +39,53 @@ func key(req inspect.Request, tip string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// numbers looks at branches, asking the inspector only for what it has not seen.
-func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, error) {
+// lookup is what is known of branches, and the question for the rest.
+type lookup struct {
+	*repo
+	names   []string
+	found   []inspect.Range
+	missing []int // indexes into names
+	req     inspect.Request
+}
+
+// known finds what was found of branches before.
+func (p *repo) known(names []string) *lookup {
 	var known cache
 	_ = state.ReadJSON(p.cachePath(), &known) // a broken one is made anew
-	found := make([]inspect.Range, len(names))
-	req := p.request(inspect.OpScan)
-	var missing []int
+	l := &lookup{repo: p, names: names, found: make([]inspect.Range, len(names)), req: p.request(inspect.OpScan)}
 	for i, name := range names {
 		tip := p.refs.ids[refname.Heads+name]
-		r, ok := known.Ranges[key(req, tip)]
-		if found[i] = r; !ok || r.Tip != tip {
-			missing = append(missing, i)
-			req.Branches = append(req.Branches, tip)
+		r, ok := known.Ranges[key(l.req, tip)]
+		if l.found[i] = r; !ok || r.Tip != tip {
+			l.missing = append(l.missing, i)
+			l.req.Branches = append(l.req.Branches, tip)
 		}
 	}
-	if len(missing) == 0 {
-		return found, nil
+	return l
+}
+
+// learn takes the inspector's answer to the question.
+func (l *lookup) learn(ctx context.Context, a inspect.Result) ([]inspect.Range, error) {
+	if inspect.TooMuch(a.Err) {
+		a.Reply, a.Err = l.oneByOne(ctx, l.req, a.Err)
 	}
-	reply, err := p.Inspect.Do(ctx, req)
-	if inspect.TooMuch(err) {
-		reply, err = p.oneByOne(ctx, req, err)
+	if a.Err != nil {
+		return nil, a.Err
 	}
-	if err != nil {
-		return nil, err
+	for n, i := range l.missing {
+		l.found[i] = a.Reply.Branches[n]
 	}
-	for n, i := range missing {
-		found[i] = reply.Branches[n]
+	return l.found, l.keep(l.req, l.found)
+}
+
+// numbers looks at branches, asking the inspector only for what it has not seen.
+func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, error) {
+	l := p.known(names)
+	if len(l.missing) == 0 {
+		return l.found, nil
 	}
-	return found, p.keep(req, found)
+	reply, err := p.Inspect.Do(ctx, l.req)
+	return l.learn(ctx, inspect.Result{Reply: reply, Err: err})
 }
 
 // keep writes down what was found. What only says that there was no time is not kept: it would deny a

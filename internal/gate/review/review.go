@@ -102,7 +102,9 @@ type Details struct {
 	List  []Reviewed `json:"list"`  // newest first, at most inspect.MaxCommits
 	Patch string     `json:"patch"` // unified diff, capped; Cut says so
 	Range string     `json:"range"` // how the branch was rewritten, of View since a tip that is not behind this one
-	Since string     `json:"since"` // the tip that the diff begins at, "" for all of the change
+	// Undecided are the commits that nobody approved or rejected, newest first, of all that the change has.
+	Undecided []string `json:"undecided"`
+	Since     string   `json:"since"` // the tip that the diff begins at, "" for all of the change
 }
 
 // Reviewed is a commit with what was said of it.
@@ -118,11 +120,13 @@ type Reader struct {
 	Roots   state.Roots
 	Inspect *inspect.Inspector
 	Now     func() time.Time // nil: time.Now
+	MaxFile int64            // bytes of a file that is read, see inspect.Request
 }
 
 // NewReader makes a reader whose inspector is the program self.
 func NewReader(roots state.Roots, self string, withoutLandlock bool) *Reader {
-	return &Reader{Roots: roots, Inspect: &inspect.Inspector{Self: self, WithoutLandlock: withoutLandlock, Scratch: filepath.Join(roots.Data, "gate", ".scratch")}}
+	return &Reader{Roots: roots, Inspect: &inspect.Inspector{Self: self, WithoutLandlock: withoutLandlock, Scratch: filepath.Join(roots.Data, "gate", ".scratch"),
+		Memory: filepath.Join(roots.Runtime, "look")}}
 }
 
 func (r *Reader) now() time.Time {
@@ -169,7 +173,7 @@ func (r *Reader) open(t Task) (*repo, error) {
 // task's repository could be made to hide a commit.
 func (p *repo) request(op string, tips ...string) inspect.Request {
 	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.task.Start, Not: p.not, Branches: tips,
-		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now()}
+		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now(), MaxFile: p.MaxFile}
 	if p.task.Handed {
 		req.Start = ""
 	}
@@ -221,35 +225,38 @@ func (p *repo) branches() []string {
 // that pushed nothing are left out. A repository that cannot be read does not hide the others:
 // its error is joined to the result.
 func (r *Reader) Queue(ctx context.Context, tasks ...Task) ([]Change, error) {
-	type result struct {
-		changes []Change
-		err     error
+	looks, errs := make([]*lookup, len(tasks)), make([]error, len(tasks))
+	each(len(tasks), func(i int) {
+		if ctx.Err() == nil {
+			looks[i], errs[i] = r.look(tasks[i])
+		}
+	})
+	var asked []int
+	var reqs []inspect.Request
+	for i, l := range looks {
+		if l != nil && len(l.missing) > 0 {
+			asked, reqs = append(asked, i), append(reqs, l.req)
+		}
 	}
-	results := make([]result, len(tasks))
-	slots := make(chan struct{}, 4)
-	var wait sync.WaitGroup
-	for i, t := range tasks {
-		wait.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			if ctx.Err() != nil {
-				return
-			}
-			found, err := r.changes(ctx, t)
-			if err != nil && !problem.Is(err, "nothing_pushed") {
-				err = fmt.Errorf("%s: %w", t.Ref(), err)
-			} else {
-				err = nil
-			}
-			results[i] = result{found, err}
-		})
-	}
-	wait.Wait()
+	answers := r.Inspect.DoAll(ctx, reqs)
+	each(len(asked), func(n int) {
+		i := asked[n]
+		if _, err := looks[i].learn(ctx, answers[n]); err != nil {
+			looks[i], errs[i] = nil, err
+		}
+	})
 	changes := []Change{}
-	var errs []error
-	for _, res := range results {
-		changes = append(changes, res.changes...)
-		errs = append(errs, res.err)
+	for i, l := range looks {
+		if l != nil {
+			var found []Change
+			found, errs[i] = l.changes()
+			changes = append(changes, found...)
+		}
+		if problem.Is(errs[i], "nothing_pushed") {
+			errs[i] = nil
+		} else if errs[i] != nil {
+			errs[i] = fmt.Errorf("%s: %w", tasks[i].Ref(), errs[i])
+		}
 	}
 	if ctx.Err() != nil {
 		return changes, ctx.Err()
@@ -257,8 +264,22 @@ func (r *Reader) Queue(ctx context.Context, tasks ...Task) ([]Change, error) {
 	return changes, errors.Join(errs...)
 }
 
-// changes lists the branches of one task that differ from what the base offered.
-func (r *Reader) changes(ctx context.Context, t Task) ([]Change, error) {
+// each calls do for 0 to n-1, a few at a time.
+func each(n int, do func(int)) {
+	slots := make(chan struct{}, 4)
+	var wait sync.WaitGroup
+	for i := range n {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			do(i)
+		})
+	}
+	wait.Wait()
+}
+
+// look finds the branches of one task that differ from what the base offered, and what is known of them.
+func (r *Reader) look(t Task) (*lookup, error) {
 	p, err := r.open(t)
 	if err != nil {
 		return nil, err
@@ -267,17 +288,18 @@ func (r *Reader) changes(ctx context.Context, t Task) ([]Change, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	found, err := p.numbers(ctx, names)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := LoadRecord(p.Roots, t.Project, t.ID)
+	return p.known(names), nil
+}
+
+// changes are the branches that hold something.
+func (l *lookup) changes() ([]Change, error) {
+	rec, err := LoadRecord(l.Roots, l.task.Project, l.task.ID)
 	if err != nil {
 		return nil, err
 	}
 	var out []Change
-	for i, name := range names {
-		if c := p.change(name, found[i], rec); c.Commits > 0 || c.FileCount > 0 {
+	for i, name := range l.names {
+		if c := l.change(name, l.found[i], rec); c.Commits > 0 || c.FileCount > 0 {
 			out = append(out, c)
 		}
 	}

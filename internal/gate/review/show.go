@@ -65,7 +65,12 @@ func (r *Reader) Show(ctx context.Context, t Task, o ShowOptions) (Details, erro
 	if d.Commits == 0 && d.FileCount == 0 {
 		return Details{}, problem.New("nothing_pushed", problem.NotFound, "task %s pushed nothing to %s", t.Ref(), branch).WithHint("terok review")
 	}
-	d.List = []Reviewed{}
+	d.List, d.Undecided = []Reviewed{}, []string{}
+	for _, id := range d.IDs {
+		if h == nil || h.Decided(id) == "" {
+			d.Undecided = append(d.Undecided, id)
+		}
+	}
 	for _, c := range reply.List {
 		d.List = append(d.List, h.reviewed(c))
 	}
@@ -74,7 +79,7 @@ func (r *Reader) Show(ctx context.Context, t Task, o ShowOptions) (Details, erro
 			d.List = d.List[:i]
 		}
 	}
-	if !o.Stat && !o.PerCommit && o.View.Commit == "" {
+	if !o.Stat && !o.PerCommit && o.View.Commit == "" && len(o.Commits) == 0 {
 		d.Patch = Unified(Chosen(d.Files, o.Globs))
 	}
 	return d, nil
@@ -215,6 +220,9 @@ func TipMoved(t Task, branch, commit, tip string) error {
 		branch, tip, commit).WithHint("terok review show %s --since %.12s", t.Words(branch), commit).With("tip", tip)
 }
 
+// mebibytes rounds a size up.
+func mebibytes(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
+
 // Unified joins the hunks of files to one unified diff.
 func Unified(files []File) string {
 	var b strings.Builder
@@ -231,7 +239,9 @@ func Unified(files []File) string {
 		case f.OldMode != f.NewMode:
 			fmt.Fprintf(&b, "old mode %s\nnew mode %s\n", f.OldMode, f.NewMode)
 		}
-		if f.Binary {
+		if f.TooLarge > 0 {
+			fmt.Fprintf(&b, "[too large to show (%d MiB)]\n", mebibytes(f.TooLarge))
+		} else if f.Binary {
 			fmt.Fprintf(&b, "Binary files differ\n")
 		}
 		if f.Patch == "" {
