@@ -68,7 +68,7 @@ func (a *App) reviewing() *reviewing {
 
 // task is a task as reviews need it. A project that cannot be read hides nothing.
 func (r *reviewing) task(ctx context.Context, t *task.Task) review.Task {
-	out := review.Task{Project: t.Project, ID: t.ID, Name: t.Name, Branch: t.Branch, Start: t.Start, Handed: t.From != "", Agent: t.Agent}
+	out := review.Task{Project: t.Project, ID: t.ID, Name: t.Name, Branch: t.Branch, Base: t.Base, Start: t.Start, Handed: t.From != "", Agent: t.Agent}
 	p, ok := r.projects[t.Project]
 	if !ok {
 		p, _ = r.app.projects().Get(t.Project)

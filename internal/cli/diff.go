@@ -22,7 +22,7 @@ func newDiffCmd(e *env) *cobra.Command {
 		Long: `Shows the diff of what a task pushed; with --worktree of its files as they are now, also what is not
 committed. That is computed inside the task's container, or in a throw-away one without network: no git
 of yours ever runs in a workspace.`,
-		Example: "  terok diff k3v9p\n  terok diff k3v9p --worktree\n  terok diff k3v9p --name-only --exit-code\n  terok diff k3v9p --since-review --word",
+		Example: "  terok diff k3v9p\n  terok diff k3v9p --worktree\n  terok diff k3v9p --name-only --exit-code\n  terok diff k3v9p --since-review --word\n  terok diff k3v9p --base main --stat",
 		Args:    taskAndBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := e.branchArgs(args, &o.Branch)
@@ -56,7 +56,7 @@ of yours ever runs in a workspace.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.Branch, "branch", "", "another branch of the task than its own")
-	f.StringVar(&o.Base, "base", "", "begin at this commit of the task, at least 4 digits of its id")
+	f.StringVar(&o.Base, "base", "", "begin at this commit of the task, at least 4 digits of its id, or at a branch of the task or of the gate")
 	f.BoolVar(&o.Worktree, "worktree", false, "the task's files as they are now")
 	f.BoolVar(&o.SinceReview, "since-review", false, "what came since your last decision")
 	f.BoolVar(&o.Stat, "stat", false, "files and line counts only")

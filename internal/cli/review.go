@@ -233,7 +233,7 @@ you approved, rejected or promoted.`,
 	f.BoolVar(&o.Stat, "stat", false, "files and line counts, no diff")
 	f.StringVar(&o.View.Commit, "commit", "", "only this commit, with its diff")
 	f.BoolVar(&o.PerCommit, "per-commit", false, "the diff of each commit instead of the whole")
-	f.StringVar(&o.Since, "since", "", "what came since: last (your last decision), or a commit; a rewritten branch is compared commit by commit")
+	f.StringVar(&o.Since, "since", "", "what came since: last (your last decision), a commit, or a branch; a rewritten branch is compared commit by commit")
 	f.StringArrayVar(&o.Globs, "path", nil, "only files that match, such as src/** or *.md (repeatable)")
 	f.BoolVar(&word, "word", false, "changes word by word")
 	f.BoolVar(&plain, "plain", false, "without delta")

@@ -86,6 +86,11 @@ func (e *env) walk(ctx context.Context, t *terok.Task, branch string, again bool
 			return review.TipMoved(review.Task{Project: t.Project, ID: t.ID, Branch: t.Branch}, d.Branch, d.Tip, page.Tip)
 		}
 		for _, c := range slices.Backward(page.List) {
+			if slices.ContainsFunc(c.Files, func(f terok.ReviewFile) bool { return f.Cut }) { // by what the others of the page hold
+				if c, err = e.commitAlone(ctx, t, branch, c); err != nil {
+					return err
+				}
+			}
 			word, err := e.walkOne(ctx, t, d, c, p, fmt.Sprintf("[%d/%d]", number[c.ID], len(d.IDs)))
 			if err != nil {
 				return err
@@ -97,6 +102,15 @@ func (e *env) walk(ctx context.Context, t *terok.Task, branch string, again bool
 		}
 	}
 	return e.walkEnd(ctx, t, branch, said)
+}
+
+// commitAlone reads a commit again, with all the room that a diff has.
+func (e *env) commitAlone(ctx context.Context, t *terok.Task, branch string, c terok.ReviewedCommit) (terok.ReviewedCommit, error) {
+	d, err := e.app.ReviewShow(ctx, t, terok.ReviewOptions{Branch: branch, View: review.View{PerCommit: true, Commits: []string{c.ID}}})
+	if err != nil || len(d.List) != 1 {
+		return c, err
+	}
+	return d.List[0], nil
 }
 
 // walkOne asks about one commit; "" ends the walk.

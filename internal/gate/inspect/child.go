@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,7 +110,7 @@ func (r *Request) check() error {
 		return errors.New("more commits than are shown")
 	}
 	ids := slices.Concat(r.Not, r.Branches, r.Have, r.View.Commits)
-	for _, id := range append(ids, r.Start, r.View.Commit, r.View.From) {
+	for _, id := range append(ids, r.Start, r.Trunk, r.View.Commit, r.View.From) {
 		if id != "" && !refname.IsID(id) {
 			return fmt.Errorf("%.80q is not a commit id", id)
 		}
@@ -181,8 +182,9 @@ type span struct {
 	tip     string
 	base    string // where diffs begin
 	commits []string
-	orphan  bool // a root commit is in it
-	nothing bool // shares nothing with the base
+	orphan  bool     // a root commit is in it
+	nothing bool     // shares nothing with the base
+	edges   []string // commits of the base on which it stands
 }
 
 // span walks from a tip to where the base begins.
@@ -206,6 +208,7 @@ func (p *repo) span(ctx context.Context, g map[string]node, tip string) (span, e
 		todo = append(todo, n.parents...)
 	}
 	sortBy(s.commits, func(id string) int { return g[id].order })
+	s.edges = slices.Sorted(maps.Keys(edge))
 	var err error
 	switch len(edge) {
 	case 0:
@@ -214,7 +217,7 @@ func (p *repo) span(ctx context.Context, g map[string]node, tip string) (span, e
 		for s.base = range edge {
 		}
 	default:
-		s.base, err = p.join(ctx, edge)
+		s.base, err = p.join(ctx, s.edges)
 	}
 	return s, err
 }
@@ -222,12 +225,7 @@ func (p *repo) span(ctx context.Context, g map[string]node, tip string) (span, e
 // join finds where the diff of a branch begins that meets the base in several commits: a task that
 // merged upstream meets it where it began and where it merged. The commit that contains the others
 // is the one; else the best common ancestor.
-func (p *repo) join(ctx context.Context, edge map[string]bool) (string, error) {
-	ids := make([]string, 0, len(edge))
-	for id := range edge {
-		ids = append(ids, id)
-	}
-	sortBy(ids, func(id string) string { return id })
+func (p *repo) join(ctx context.Context, ids []string) (string, error) {
 	ids = ids[:min(len(ids), 100)]
 	out, err := p.git.Run(ctx, p.cmd(append([]string{"merge-base", "--independent"}, ids...)...))
 	if err != nil && !git.IsExit(err, 1) {
@@ -241,6 +239,33 @@ func (p *repo) join(ctx context.Context, edge map[string]bool) (string, error) {
 		return "", err
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// maxEdges bounds where a branch may meet the base.
+const maxEdges = 20
+
+// elsewhere finds where a branch stands on commits of the base that are not of the branch that the task
+// works for. They are not reviewed with it, and a promotion would bring them along.
+func (p *repo) elsewhere(ctx context.Context, edges []string) ([]string, error) {
+	var found []string
+	if p.Trunk == "" {
+		return nil, nil
+	}
+	for _, id := range edges[:min(len(edges), maxEdges)] {
+		if id == p.Start || id == p.Trunk {
+			continue
+		}
+		_, err := p.git.Run(ctx, p.cmd("merge-base", "--is-ancestor", id, p.Trunk))
+		if git.IsExit(err, 1) {
+			found = append(found, id)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if len(edges) > maxEdges {
+		found = append(found, edges[maxEdges:]...)
+	}
+	return found, nil
 }
 
 // emptyTree is what diffs of a branch begin at that shares nothing with the base.

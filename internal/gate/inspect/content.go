@@ -27,7 +27,28 @@ func hasSecret(b []byte) bool {
 	return slices.ContainsFunc(secretHints, func(h []byte) bool { return bytes.Contains(b, h) }) && secrets.Match(b)
 }
 
-const longLine = 5000 // bytes
+const longLine = maxLine // bytes; of what is longer the end is not shown
+
+// farBlanks is how many blanks in a row, behind other text, push what follows off a reader's screen.
+const farBlanks = 80
+
+// pushedAway reports whether a line has text behind so many blanks that many viewers do not show it.
+func pushedAway(line []byte) bool {
+	blanks, text := 0, false
+	for _, c := range line {
+		switch {
+		case c == ' ':
+			blanks++
+		case c == '\t':
+			blanks += 8
+		case blanks >= farBlanks && text:
+			return true
+		default:
+			blanks, text = 0, true
+		}
+	}
+	return false
+}
 
 // installs are keys of package.json and composer.json whose commands run when somebody installs the
 // package. They may stand anywhere in a line: nothing makes JSON have lines.
@@ -58,6 +79,9 @@ func (s *flagSet) added(e *entry, line []byte) {
 	}
 	if len(line) > longLine {
 		s.add(Info, "long_line", e.path)
+	}
+	if pushedAway(line) {
+		s.add(Warn, "far_right", e.path)
 	}
 	if bytes.HasPrefix(line, []byte("<<<<<<< ")) || bytes.HasPrefix(line, []byte(">>>>>>> ")) {
 		s.add(Warn, "conflict_marker", e.path)
@@ -170,6 +194,9 @@ func mixedScripts(s string) bool {
 	return false
 }
 
+// encodings are those in which commit messages are read as they are meant.
+var encodings = []string{"", "utf-8", "utf8", "iso-8859-1", "latin1", "us-ascii", "ascii"}
+
 // clockSkew is how far clocks may be apart.
 const clockSkew = 10 * time.Minute
 
@@ -185,6 +212,15 @@ func (s *flagSet) commit(c *Object, identities []Identity, now, parent time.Time
 		if hasSecret([]byte(part)) {
 			s.add(Warn, "secret", where)
 		}
+	}
+	if !slices.Contains(encodings, strings.ToLower(c.Encoding)) {
+		s.add(Warn, "encoding", where+" in "+c.Encoding) // other programs may read other words than are shown
+	}
+	if c.Extra {
+		s.add(Warn, "extra_header", where)
+	}
+	if hasSecret([]byte(c.Head)) {
+		s.add(Warn, "secret", where)
 	}
 	known := func(name, email string) bool {
 		return slices.ContainsFunc(identities, func(i Identity) bool { return strings.EqualFold(i.Email, email) && i.Name == name })

@@ -74,6 +74,7 @@ type Request struct {
 	Scratch string `json:"scratch"` // empty directory for the objects that are looked at; the child may write there
 
 	Start    string   `json:"start"`    // commit that the task began from, "" for none
+	Trunk    string   `json:"trunk"`    // tip of the base's branch that the task works for, "" where that is not known
 	Not      []string `json:"not"`      // further commits that the base has: what they reach is not the task's
 	Branches []string `json:"branches"` // tips
 	Have     []string `json:"have"`     // what the base has, where Not is something else; null: Not

@@ -33,6 +33,10 @@ func (p *repo) loose() *held {
 		return nil
 	}
 	defer root.Close()
+	there := looseIDs(root)
+	if there == nil {
+		return nil
+	}
 	h := &held{objects: map[string]object{}, idLen: len(p.Branches[0]) / 2}
 	room := int64(maxHeldSize)
 	type want struct{ id, kind string }
@@ -46,14 +50,11 @@ func (p *repo) loose() *held {
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		if seen[w.id] {
+		if seen[w.id] || !there[w.id] {
 			continue
 		}
 		seen[w.id] = true
 		o, err := readLoose(root, w.id, room)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
 		if err != nil || o.kind != w.kind || objectID(o.kind, o.data, w.id) != w.id || len(h.objects) == maxHeld {
 			return nil
 		}
@@ -87,6 +88,28 @@ func (p *repo) loose() *held {
 	}
 	h.build()
 	return h
+}
+
+// looseIDs are the ids of all loose objects, nil when there are many.
+func looseIDs(root *os.Root) map[string]bool {
+	ids := map[string]bool{}
+	dirs, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil
+	}
+	for _, d := range dirs {
+		if len(d.Name()) != 2 {
+			continue // pack, info
+		}
+		files, err := fs.ReadDir(root.FS(), d.Name())
+		if err != nil || len(ids)+len(files) > 4*maxHeld {
+			return nil
+		}
+		for _, f := range files {
+			ids[d.Name()+f.Name()] = true
+		}
+	}
+	return ids
 }
 
 // readLoose reads one object of at most room bytes (gitformat-loose(5)).

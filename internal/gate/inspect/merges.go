@@ -22,12 +22,12 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 			c.flags.add(Info, "merge", where)
 			if len(c.Parents) > 2 {
 				c.flags.add(Warn, "octopus_merge", where)
-				c.unchecked = true
+				c.leave()
 				continue
 			}
 			if done++; done > maxMerges {
 				c.flags.add(Warn, "merge_unchecked", where)
-				c.unchecked = true
+				c.leave()
 				continue
 			}
 			tree, clean, err := p.automatic(ctx, c.Parents[0], c.Parents[1])
@@ -37,7 +37,7 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 			switch {
 			case tree == "":
 				c.flags.add(Warn, "merge_unchecked", where)
-				c.unchecked = true
+				c.leave()
 			case tree != c.Tree && c.Tree != "":
 				c.diff = treeDiff(tree, c.Tree)
 				if clean {
@@ -49,6 +49,12 @@ func (p *repo) mergeAgain(ctx context.Context, works []*work) error {
 		}
 	}
 	return nil
+}
+
+// leave shows a merge that is not done again by all that it changes of its first parent: what its other
+// parents bring, and what it holds besides.
+func (c *looked) leave() {
+	c.unchecked, c.diff = true, commitDiff(c.ID, c.Parents[0])
 }
 
 // automatic is the tree of the merge of two commits, and whether it was without conflict; "" when

@@ -132,6 +132,8 @@ type Object struct {
 	Encoding       string
 	Signed         bool
 	Message        string
+	Head           string
+	Extra          bool // its head holds more than git writes by itself
 	Odd            bool // its head is not in the order in which git writes and reads it
 }
 
@@ -141,7 +143,7 @@ type Object struct {
 func ParseCommit(id string, body []byte) Object {
 	c := Object{ID: id}
 	head, message, _ := bytes.Cut(body, []byte("\n\n"))
-	c.Message = string(message)
+	c.Head, c.Message = string(head), string(message)
 	n, parents := 0, true
 	for line := range bytes.Lines(append(slices.Clip(head), '\n')) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
@@ -177,6 +179,9 @@ func ParseCommit(id string, body []byte) Object {
 			}
 		case "gpgsig", "gpgsig-sha256":
 			c.Signed = true
+		case "", "mergetag": // the rest of a signature
+		default:
+			c.Extra = true
 		}
 	}
 	if strings.EqualFold(c.Encoding, "iso-8859-1") || strings.EqualFold(c.Encoding, "latin1") {

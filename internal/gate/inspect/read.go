@@ -99,6 +99,43 @@ func (p *repo) rangeDiff(ctx context.Context) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	reply.Text = text.Block(string(out), 50_000, maxLine)
+	differ, err := p.differ(ctx, reply.Branches[0], reply.Branches[1])
+	if err != nil {
+		return Reply{}, err
+	}
+	reply.Text = text.Block(string(out), 50_000, maxLine) + differ
 	return reply, nil
+}
+
+// differ lists the files that two versions of a branch leave in another state, of those that either of
+// them changes. git range-diff compares the text of patches: it passes over merges, and takes two binary
+// files, and two that are large, for the same.
+func (p *repo) differ(ctx context.Context, old, now Range) (string, error) {
+	from := func(r Range) *diff { return commitDiff(r.Tip, r.Base) }
+	was, is, between := from(old), from(now), commitDiff(now.Tip, old.Tip)
+	for _, d := range []*diff{was, is, between} { // one by one: two of them begin alike
+		if more, err := p.diffs(ctx, []*diff{d}); err != nil || more {
+			return "more files than are compared\n", err
+		}
+	}
+	touched := map[string]bool{}
+	for _, d := range []*diff{was, is} {
+		for _, e := range d.entries {
+			touched[e.path] = true
+		}
+	}
+	var b strings.Builder
+	n := 0
+	for _, e := range between.entries {
+		if !touched[e.path] {
+			continue // the base moved
+		}
+		if n++; n <= maxFiles {
+			fmt.Fprintf(&b, "    %c %s\n", e.status, text.Show(e.path))
+		}
+	}
+	if n == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("files that are not as they were (%d):\n", n) + b.String(), nil
 }

@@ -85,6 +85,13 @@ func (p *repo) look(ctx context.Context, keep *int) ([]*work, error) {
 		}
 		w := &work{span: s}
 		works = append(works, w)
+		others, err := p.elsewhere(ctx, s.edges)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range others {
+			w.flags.add(Warn, "other_branch", "stands on commit "+short(id))
+		}
 		if err := p.readCommits(objects, w, known, g); err != nil {
 			return nil, err
 		}

@@ -164,6 +164,21 @@ func TestSince(t *testing.T) {
 	if err != nil || !strings.Contains(d.Range, "= ") || !strings.Contains(d.Range, "! ") || !strings.Contains(d.Range, "3") {
 		t.Errorf("rewritten: %q %v", d.Range, err)
 	}
+	// A branch: what differs from its tip, wherever it is.
+	r.World.Write("README.md", "hello again\n")
+	main := r.Commit(r.Upstream, "upstream goes on")
+	if _, err := r.Store.Sync(t.Context(), gatetest.Project); err != nil {
+		t.Fatal(err)
+	}
+	d, err = r.reader.Show(t.Context(), r.task, review.ShowOptions{Since: "main"})
+	if err != nil || d.Since != main || d.Range != "" || !strings.Contains(d.Patch, "\n-hello again\n") || !strings.Contains(d.Patch, "\n+3\n") {
+		t.Errorf("since main: %+v %v", d, err)
+	}
+	for _, word := range []string{"no-such", "../x", "-x", "refs/heads/main"} {
+		if _, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{Since: word}); !problem.Is(err, "no_such_branch") {
+			t.Errorf("since %s: %v", word, err)
+		}
+	}
 }
 
 // TestViews: one commit, each commit, some paths, numbers only.

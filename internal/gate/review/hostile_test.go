@@ -240,3 +240,140 @@ func TestNotLookedAt(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingIsHidden: ways to bring a change past the eyes of a reviewer that a look at it shows or flags.
+func TestNothingIsHidden(t *testing.T) {
+	r := newRig(t)
+	commit := func(name string, parents []string, head string) string {
+		t.Helper()
+		r.Git(r.work, "add", "-A")
+		body := "tree " + r.Git(r.work, "write-tree") + "\n"
+		for _, p := range parents {
+			body += "parent " + p + "\n"
+		}
+		body += "author Ada <ada@example.test> 1700000000 +0000\n" + strings.Replace(head, "COMMITTER", "committer Ada <ada@example.test> 1700000000 +0000\n", 1) + "\n" + name + "\n"
+		file := filepath.Join(r.Dir, "commit")
+		if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id := r.Git(r.work, "hash-object", "-t", "commit", "-w", "--literally", file)
+		r.Git(r.work, "push", "-q", "--force", "origin", id+":refs/heads/"+r.task.Branch)
+		return id
+	}
+	flags := func(want ...string) review.Details {
+		t.Helper()
+		d, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{View: review.View{PerCommit: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := r.reader.Queue(t.Context(), r.task)
+		if err != nil || len(q) != 1 {
+			t.Fatal(q, err)
+		}
+		for _, w := range want {
+			if !slices.Contains(codes(d.Flags), w) || !slices.Contains(codes(q[0].Flags), w) {
+				t.Errorf("%s: show %v, queue %v", w, codes(d.Flags), codes(q[0].Flags))
+			}
+		}
+		return d
+	}
+	start := []string{r.repo.Start}
+	// Another parent, where git does not read one: the change would pass for what it brings.
+	r.write("evil", "1\n")
+	fake := commit("fake", start, "COMMITTERparent "+r.repo.Start+"\n")
+	if d := flags("odd_commit"); d.FileCount != 1 || len(d.List[0].Files) != 1 || len(d.List[0].Parents) != 1 {
+		t.Errorf("%s: %+v", fake, d.List)
+	}
+	// Words that other programs read as others, and words that nobody is shown.
+	commit("+AFMAaQBnAG4AZQBk-", start, "COMMITTERencoding utf-7\n")
+	flags("encoding")
+	commit("x", start, "COMMITTERnote ghp_"+strings.Repeat("a", 36)+"\n")
+	flags("extra_header", "secret")
+	// The same parent twice.
+	commit("twice", []string{r.repo.Start, r.repo.Start}, "COMMITTER")
+	if d := flags("merge"); d.FileCount != 1 || len(d.List[0].Files) != 1 && !slices.Contains(codes(d.Flags), "odd_commit") {
+		t.Errorf("one parent twice: %+v %v", d.List, codes(d.Flags))
+	}
+	// Beyond the screen's edge.
+	r.write("evil", "ok()"+strings.Repeat(" ", 200)+"; evil()\n")
+	one := commit("far", start, "COMMITTER")
+	flags("far_right")
+	// What a merge of three holds besides what it brings is in the look at that commit too.
+	r.Git(r.work, "reset", "-q", "--hard", one)
+	r.write("two", "2\n")
+	two := commit("two", start, "COMMITTER")
+	r.write("three", "3\n")
+	three := commit("three", start, "COMMITTER")
+	r.write("besides", "backdoor\n")
+	commit("octopus", []string{one, two, three}, "COMMITTER")
+	d := flags("octopus_merge")
+	if !slices.ContainsFunc(d.List[0].Files, func(f review.File) bool { return f.Path == "besides" && strings.Contains(f.Patch, "+backdoor") }) {
+		t.Errorf("octopus: %+v", d.List[0])
+	}
+}
+
+// TestOtherBranchOfTheBase: commits of the base that are not of the branch that a task works for are not its
+// own, and come along when its branch is promoted; that is flagged. A newer state of its own branch is not.
+func TestOtherBranchOfTheBase(t *testing.T) {
+	r := newRig(t)
+	r.task.Base = "main"
+	r.Git(r.Upstream, "checkout", "-q", "-b", "experimental")
+	r.World.Write("unreleased", "1\n")
+	r.Commit(r.Upstream, "unreleased")
+	r.Git(r.Upstream, "checkout", "-q", "main")
+	r.World.Write("newer", "1\n")
+	r.Commit(r.Upstream, "newer")
+	if _, err := r.Store.Sync(t.Context(), gatetest.Project); err != nil {
+		t.Fatal(err)
+	}
+	r.Git(r.work, "fetch", "-q", "origin")
+	for branch, flagged := range map[string]bool{"main": false, "experimental": true} {
+		r.Git(r.work, "reset", "-q", "--hard", r.repo.Start)
+		r.write("mine", branch)
+		r.Commit(r.work, "mine")
+		r.Git(r.work, "merge", "-q", "--no-ff", "-m", "merge", "origin/"+branch)
+		r.Git(r.work, "push", "-q", "--force", "origin", "HEAD")
+		if got := codes(r.show().Flags); slices.Contains(got, "other_branch") != flagged {
+			t.Errorf("%s: %v", branch, got)
+		}
+	}
+}
+
+// TestRewrittenIsNotTheSame: how a branch was rewritten names what git range-diff takes for the same: other
+// bytes of a binary file, and what a merge holds.
+func TestRewrittenIsNotTheSame(t *testing.T) {
+	r := newRig(t)
+	r.write("tool", "\x00\x01 harmless")
+	old := r.push("a tool")
+	if _, err := r.reader.Approve(t.Context(), r.task, review.Decision{Tip: old, By: "Ada"}); err != nil {
+		t.Fatal(err)
+	}
+	since := func() string {
+		t.Helper()
+		d, err := r.reader.Show(t.Context(), r.task, review.ShowOptions{Since: "last"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Range
+	}
+	r.write("tool", "\x00\x01 backdoor")
+	r.Git(r.work, "commit", "-q", "-a", "--amend", "--no-edit")
+	r.Git(r.work, "push", "-q", "--force", "origin", "HEAD")
+	if got := since(); !strings.Contains(got, "    M tool\n") {
+		t.Errorf("a binary file:\n%s", got)
+	}
+	r.Git(r.work, "reset", "-q", "--hard", old)
+	r.Git(r.work, "commit", "-q", "--amend", "-m", "other words")
+	r.Git(r.work, "merge", "-q", "--no-ff", "--no-commit", "-s", "ours", r.Git(r.work, "commit-tree", "-p", r.repo.Start, "-m", "side", r.repo.Start+"^{tree}"))
+	r.write("backdoor", "1\n")
+	r.push("merge")
+	if got := since(); !strings.Contains(got, "backdoor") {
+		t.Errorf("a merge:\n%s", got)
+	}
+	r.Git(r.work, "reset", "-q", "--hard", old)
+	r.Git(r.work, "commit", "-q", "--amend", "-m", "only words")
+	r.Git(r.work, "push", "-q", "--force", "origin", "HEAD")
+	if got := since(); strings.Contains(got, "not as they were") {
+		t.Errorf("words only:\n%s", got)
+	}
+}

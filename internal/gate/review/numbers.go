@@ -32,9 +32,10 @@ func key(req inspect.Request, tip string) string {
 	data, _ := json.Marshal(struct { // strings and lists always encode
 		Rules      int
 		Tip, Start string
+		Trunk      string
 		Not, Paths []string
 		Identities []inspect.Identity
-	}{rules, tip, req.Start, req.Not, req.Paths, req.Identities})
+	}{rules, tip, req.Start, req.Trunk, req.Not, req.Paths, req.Identities})
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
 }

@@ -38,6 +38,7 @@ type Task struct {
 	ID         string
 	Name       string // slug
 	Branch     string // the task's own branch
+	Base       string // branch of the base that it works for; "" where that is not known
 	Start      string // commit that it began from, by the host's record; "" for none
 	Handed     bool   // Start is another task's work, which is reviewed with this one's
 	Agent      string
@@ -145,6 +146,7 @@ type repo struct {
 	refs    refs
 	base    map[string]string // refs of the base
 	not     []string          // commits of the base: what they reach is not the task's
+	trunk   string            // tip of the base's branch that the task works for
 }
 
 func (r *Reader) open(t Task) (*repo, error) {
@@ -163,7 +165,7 @@ func (r *Reader) open(t Task) (*repo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the refs of the gate of %s: %w", t.Project, err)
 	}
-	p.base = base.ids
+	p.base, p.trunk = base.ids, base.ids[refname.Heads+t.Base]
 	p.not = base.tips(refname.Heads, store.SnapshotRefs) // backups may hold what nobody accepted
 	return p, nil
 }
@@ -172,7 +174,7 @@ func (r *Reader) open(t Task) (*repo, error) {
 // word of the host: of its record and of the base, which no container writes. The refs of the
 // task's repository could be made to hide a commit.
 func (p *repo) request(op string, tips ...string) inspect.Request {
-	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.task.Start, Not: p.not, Branches: tips,
+	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.task.Start, Trunk: p.trunk, Not: p.not, Branches: tips,
 		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now(), MaxFile: p.MaxFile}
 	if p.task.Handed {
 		req.Start = ""

@@ -10,6 +10,7 @@ import (
 	"terok/internal/gate/inspect"
 	"terok/internal/gate/refname"
 	"terok/internal/problem"
+	"terok/internal/text"
 )
 
 // backupRefs are tips that a push replaced (package store).
@@ -19,7 +20,9 @@ const backupRefs = "refs/terok/backup/"
 type ShowOptions struct {
 	Branch string // "" is the task's own
 	View          // Commit may be an abbreviation
-	Since  string // "last": the tip that was decided on last; or a commit id, at least 4 digits
+	// Since is "last", the tip that was decided on last; a commit id, at least 4 digits; or a branch, of the
+	// task or of the gate, from whose tip the diff is wanted, whatever lies between.
+	Since string
 }
 
 // Show reads one branch of a task: commits, files, flags and the diff. A branch without commits of
@@ -46,11 +49,14 @@ func (r *Reader) Show(ctx context.Context, t Task, o ShowOptions) (Details, erro
 	}
 	d := Details{}
 	if o.Since != "" {
-		if d.Since, err = p.since(ctx, branch, o.Since, rec); err != nil {
+		var named bool
+		if d.Since, named, err = p.since(ctx, branch, o.Since, rec); err != nil {
 			return Details{}, err
 		}
-		if d.Range, err = p.rewritten(ctx, d.Since, tip); err != nil {
-			return Details{}, err
+		if !named {
+			if d.Range, err = p.rewritten(ctx, d.Since, tip); err != nil {
+				return Details{}, err
+			}
 		}
 		if d.Range == "" {
 			req.View.From = d.Since
@@ -137,13 +143,13 @@ func oneOf(ids []string, word, where string) (string, error) {
 	return "", problem.New("ambiguous_commit", problem.Conflict, "%.40s is the beginning of %d commits", word, len(hits))
 }
 
-// since finds the earlier tip that a person means.
-func (p *repo) since(ctx context.Context, branch, word string, rec *Record) (string, error) {
+// since finds the earlier tip that a person means; named says that it is the tip of a branch.
+func (p *repo) since(ctx context.Context, branch, word string, rec *Record) (id string, named bool, err error) {
 	if word == "last" {
 		if h := rec.Branches[branch]; h != nil && h.Last() != "" {
-			return h.Last(), nil
+			return h.Last(), false, nil
 		}
-		return "", problem.New("not_reviewed", problem.NotFound, "%s of %s was not reviewed before", branch, p.task.Ref()).WithHint("terok review show %s", p.task.Words(branch))
+		return "", false, problem.New("not_reviewed", problem.NotFound, "%s of %s was not reviewed before", branch, p.task.Ref()).WithHint("terok review show %s", p.task.Words(branch))
 	}
 	ids := []string{}
 	if r, err := p.ids(ctx, branch); err == nil {
@@ -155,7 +161,19 @@ func (p *repo) since(ctx context.Context, branch, word string, rec *Record) (str
 		}
 	}
 	slices.Sort(ids)
-	return oneOf(slices.Compact(ids), word, branch)
+	id, err = oneOf(slices.Compact(ids), word, branch)
+	if err == nil || problem.Is(err, "ambiguous_commit") {
+		return id, false, err
+	}
+	for _, ids := range []map[string]string{p.refs.ids, p.base} {
+		if tip := ids[refname.Heads+word]; tip != "" && refname.Check(word) == nil {
+			return tip, true, nil
+		}
+	}
+	if problem.Is(err, "bad_commit") {
+		err = problem.New("no_such_branch", problem.NotFound, "%s is neither a commit of %s, at least 4 digits of its id, nor a branch of the task or of the gate", text.Show(word), branch)
+	}
+	return "", false, err
 }
 
 // rewritten is how a branch changed from one tip to another; "" when the old one is simply behind.
