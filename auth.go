@@ -255,6 +255,19 @@ func (a *App) AuthRevoke(ctx context.Context, req AuthRequest, upstream bool) (*
 	return res, nil
 }
 
+// CheckScope refuses the scope of a project that does not exist: a credential there would serve nobody.
+// One whose project.yml cannot be read exists.
+func (a *App) CheckScope(scope string) error {
+	name, ok := strings.CutPrefix(scope, "project:")
+	if !ok {
+		return nil
+	}
+	if _, err := a.projects().Get(name); problem.Is(err, "project_not_found") || problem.Is(err, "bad_project_name") {
+		return err
+	}
+	return nil
+}
+
 // AuthBind makes a project use a stored credential, whatever its own scope says, or, with unbind,
 // the one that its scope gives it again. Running tasks follow with their next request.
 func (a *App) AuthBind(ctx context.Context, req AuthRequest, project string, unbind bool) (*AuthResult, error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"terok/internal/problem"
 	"terok/internal/project"
+	"terok/internal/state"
 	"terok/internal/vault/keyholder"
 	"terok/internal/vault/ssh"
 )
@@ -354,20 +356,13 @@ func (a *App) SSHExport(ctx context.Context, prefix, dir, name string) (file str
 	return file, nil
 }
 
-// writeExclusive makes a new file; what it cannot finish it removes.
+// writeExclusive makes a new file.
 func writeExclusive(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if errors.Is(err, os.ErrExist) {
+	err := state.Create(path, data, mode)
+	if errors.Is(err, fs.ErrExist) {
 		return problem.New("exists", problem.Conflict, "%s is there already", path).WithHint("choose another --out-name")
 	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
+	return err
 }
 
 // sshServers is what a project's upstream asks of SSH keys: the server, and the login name if the

@@ -110,6 +110,11 @@ func (e *env) auth(cmd *cobra.Command, args []string, o *authOptions) error {
 			return err
 		}
 	}
+	if !o.revoke && !o.refresh { // what a project left behind can still be taken away
+		if err := e.app.CheckScope(o.req.Scope); err != nil {
+			return err
+		}
+	}
 	if len(args) > 1 && (o.stdin || o.file != "" || o.command != "" || o.importFile != "") {
 		return problem.New("usage", problem.Usage, "one key belongs to one provider")
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"terok"
 	"terok/internal/problem"
+	"terok/internal/state"
 )
 
 // recoveryOptions say how a recovery code reaches a person.
@@ -42,20 +44,16 @@ func (o recoveryOptions) keep(code terok.RecoveryCode) (cancel func(), err error
 	if o.out == "" {
 		return func() {}, nil
 	}
-	f, err := os.OpenFile(o.out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
+	err = state.Create(o.out, fmt.Appendf(nil, "%s\n", code), 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist):
 		return nil, problem.New("exists", problem.Conflict, "%s exists already", o.out).WithHint("choose another name")
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return nil, problem.New("usage", problem.Usage, "%w", err)
-	}
-	cancel = func() { os.Remove(o.out) }
-	_, err = fmt.Fprintf(f, "%s\n", code)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		cancel()
+	case err != nil:
 		return nil, fmt.Errorf("write the recovery code: %w", err)
 	}
-	return cancel, nil
+	return func() { os.Remove(o.out) }, nil
 }
 
 // handOver gives the code to the person: it is in the file, or is shown on the terminal, where one

@@ -45,6 +45,39 @@ func WriteFileMode(path string, data []byte, mode fs.FileMode) error {
 	return finish(path)
 }
 
+// Create makes a new file, whole and durable or not at all: it is written under another name, so that
+// who is killed leaves nothing at path. Something that is there already, a symbolic link too, is an error
+// that is fs.ErrExist. The directory must be there.
+func Create(path string, data []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(path)
+	if _, err := os.Lstat(path); err == nil { // said before anything is written; the rename decides
+		return fmt.Errorf("create %s: %w", path, fs.ErrExist)
+	}
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"*") // a name that finish knows
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	defer os.Remove(f.Name()) // it has gone when all went well
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = place(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	return finish(path)
+}
+
+// place gives a file its name, if nothing has it (rename(2), RENAME_NOREPLACE; link(2) where a file system
+// cannot do that).
+func place(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		err = os.Link(from, to)
+	}
+	return err
+}
+
 // WriteJSON replaces path atomically with v as indented JSON.
 func WriteJSON(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")

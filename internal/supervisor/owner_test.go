@@ -37,7 +37,7 @@ func TestOwner(t *testing.T) {
 	fakeProc(t, proc, 15, space, "a\x1b[31m(b),pid\n", "pipe:[41]", "socket:[42]")
 	fakeProc(t, proc, 16, space, "child", "socket:[42]")
 	inode, lookups := uint32(42), 0
-	o := &owners{space: space, proc: proc, links: ownerLinks, allowed: ownerBurst, since: time.Now(), inode: func(local, remote netip.AddrPort) (uint32, error) {
+	o := &owners{space: space, proc: proc, links: ownerLinks, within: time.Minute, allowed: ownerBurst, since: time.Now(), inode: func(local, remote netip.AddrPort) (uint32, error) {
 		if lookups++; local.String() != "10.0.2.100:40000" || remote.String() != "198.18.3.4:443" {
 			t.Errorf("asked for %s to %s", local, remote)
 		}
@@ -83,13 +83,17 @@ func TestOwnerIsBounded(t *testing.T) {
 		fakeProc(t, proc, pid+2, "net:[7]", "hog", fds...)
 	}
 	fakeProc(t, proc, 100000, "net:[7]", "late", "socket:[42]")
-	o := &owners{space: "net:[7]", proc: proc, links: 2000}
+	o := &owners{space: "net:[7]", proc: proc, links: 2000, within: time.Minute}
 	if pid := o.holder("socket:[42]"); pid != 100000 {
 		t.Errorf("found %d", pid)
 	}
 	o.links = 500
 	if pid := o.holder("socket:[42]"); pid != 0 {
 		t.Errorf("found %d behind more files than are looked at", pid)
+	}
+	o.links, o.within = 2000, 0
+	if pid := o.holder("socket:[42]"); pid != 0 {
+		t.Errorf("found %d after the time was over", pid)
 	}
 }
 

@@ -23,6 +23,7 @@ type owners struct {
 	rulers  []string                                           // "user:[…]": capabilities there are worth something in space
 	proc    string                                             // /proc
 	links   int                                                // that one search looks at
+	within  time.Duration                                      // that one search takes
 	allowed int
 	since   time.Time
 
@@ -48,7 +49,7 @@ func newOwners(inode func(local, remote netip.AddrPort) (uint32, error), space i
 		return nil, err
 	}
 	ours, err := os.Readlink("/proc/self/ns/user")
-	return &owners{inode: inode, space: name, rulers: []string{theirs, ours}, proc: "/proc", links: ownerLinks, allowed: ownerBurst, since: time.Now()}, err
+	return &owners{inode: inode, space: name, rulers: []string{theirs, ours}, proc: "/proc", links: ownerLinks, within: ownerTime, allowed: ownerBurst, since: time.Now()}, err
 }
 
 // find answers a question; it always returns an answer of its fixed size.
@@ -112,7 +113,7 @@ func (o *owners) each(f func(pid int, at string) bool) {
 
 // holder returns the first process that has a descriptor of this name open, 0 for none.
 func (o *owners) holder(name string) (found int) {
-	links, until := o.links, time.Now().Add(ownerTime)
+	links, until := o.links, time.Now().Add(o.within)
 	o.each(func(pid int, at string) bool {
 		fds, err := os.Open(at + "/fd")
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,7 +79,14 @@ func (v *Vault) Backup(path, recipient string, now time.Time) error {
 			return err
 		}
 	}
-	return create(path, out)
+	err = state.Create(path, out, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return problem.New("exists", problem.Conflict, "%s exists already", path).WithHint("choose another name")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return problem.New("unwritable", problem.Usage, "%w", err)
+	}
+	return err
 }
 
 func parseRecipient(s string) (age.Recipient, error) {
@@ -90,27 +98,6 @@ func parseRecipient(s string) (age.Recipient, error) {
 		return nil, problem.New("usage", problem.Usage, "not an age public key (age1…)").WithHint("age-keygen -y KEYFILE")
 	}
 	return r, nil
-}
-
-// create makes a new file, durable and private; what it cannot finish it removes.
-func create(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return problem.New("exists", problem.Conflict, "%s exists already", path).WithHint("choose another name")
-	}
-	if err != nil {
-		return problem.New("unwritable", problem.Usage, "%w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		_ = os.Remove(path)
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }
 
 func syncDir(dir string) error {
