@@ -192,6 +192,9 @@ func (c *classifier) apply() error {
 	for _, ch := range c.rep.Applied {
 		lines = append(lines, updateLine(ch))
 	}
+	if done, err := c.applyBulk(lines); done || err != nil {
+		return err
+	}
 	if len(lines) == 0 || c.updateRefs(c.ctx, c.dir, nil, lines...) == nil {
 		return nil
 	}

@@ -125,8 +125,12 @@ func (r *remote) create(ctx context.Context, l *listing, o Options) (err error) 
 		return err
 	}
 	if len(l.refs) > 0 {
-		heads := "+" + refname.Heads + "*:" + SnapshotRefs + "*"
-		if err := r.fetch(ctx, tmp, heads, "+refs/tags/*:"+snapshotTags+"*"); err != nil {
+		specs := []string{"+" + refname.Heads + "*:" + SnapshotRefs + "*", "+refs/tags/*:" + snapshotTags + "*"}
+		done, err := r.fetchBulk(ctx, tmp, l, specs...)
+		if err == nil && !done {
+			err = r.fetch(ctx, tmp, specs...)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -310,6 +314,10 @@ func (s *Store) skipFile(project string, ids []string) (string, error) {
 // that old programs made in good faith are let through, since history cannot be mended. A transfer
 // in which nothing happens for Store.Stall ends.
 func (r *remote) fetch(ctx context.Context, dir string, specs ...string) error {
+	return r.fetchWith(ctx, dir, nil, specs...)
+}
+
+func (r *remote) fetchWith(ctx context.Context, dir string, flags []string, specs ...string) error {
 	c := r.conn.Cmd(dir, fetchTimeout, "fetch", "--progress", "--atomic", "--no-tags", "--no-write-fetch-head",
 		"--no-recurse-submodules", "--no-auto-maintenance")
 	if len(r.branches) == 0 {
@@ -318,7 +326,7 @@ func (r *remote) fetch(ctx context.Context, dir string, specs ...string) error {
 	if len(specs) == 0 {
 		return nil // upstream only deleted
 	}
-	c.Args = append(c.Args, "--stdin", "--", r.up.URL)
+	c.Args = append(append(c.Args, flags...), "--stdin", "--", r.up.URL)
 	c.Stdin = strings.NewReader(strings.Join(specs, "\n") + "\n")
 	c.Config = append(append(c.Config, fsckConfig()...), r.skipConfig()...)
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -161,14 +161,25 @@ func (p packedRefs) heads() map[string]string {
 	return m
 }
 
-// peeledRefs reads branches and tags of the base.
+// peeledRefs reads branches and tags of the base. Only tags are asked of git: branches are commits, which
+// have nothing to peel, and may be very many.
 func (s *Store) peeledRefs(ctx context.Context, base string) (packedRefs, error) {
-	out, err := s.Git.Run(ctx, git.Cmd{GitDir: base, MaxOutput: 64 << 20,
-		Args: []string{"for-each-ref", "--format=%(objectname) %(*objectname) %(refname)", refname.Heads, "refs/tags/"}})
+	all, err := readRefs(base)
 	if err != nil {
 		return nil, err
 	}
 	var refs packedRefs
+	for b, id := range all.below(refname.Heads) {
+		refs = append(refs, packedRef{id: id, name: refname.Heads + b})
+	}
+	if len(all.below("refs/tags/")) == 0 {
+		return refs, nil
+	}
+	out, err := s.Git.Run(ctx, git.Cmd{GitDir: base, MaxOutput: 64 << 20,
+		Args: []string{"for-each-ref", "--format=%(objectname) %(*objectname) %(refname)", "refs/tags/"}})
+	if err != nil {
+		return nil, err
+	}
 	for line := range strings.Lines(string(out)) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
 		if len(f) != 3 {
