@@ -199,7 +199,7 @@ func TestLooseStaysInside(t *testing.T) {
 	if h := p.loose(); h == nil || len(h.objects) != 1 {
 		t.Fatalf("%+v", h)
 	}
-	write("a", id, append([]byte("commit "+strconv.Itoa(len(body))+"\x00"), bytes.ToUpper(body)...))
+	write("a", id, append([]byte("commit "+strconv.Itoa(len(body))+"\x00"), bytes.Replace(body, []byte("\nx\n"), []byte("\ny\n"), 1)...))
 	if h := p.loose(); h != nil {
 		t.Errorf("another object's bytes: %+v", h)
 	}
