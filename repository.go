@@ -96,9 +96,15 @@ func (a *App) gateReady(ctx context.Context, p *project.Project, req RunRequest)
 		a.say("mirroring %s …", p.Git.UpstreamURL)
 	}
 	// Init also waits for another run that is just making it, and goes on after one that was killed.
-	_, err = gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{Wait: true}))
+	if p.LFS() {
+		gate.Progress = func(line string) { a.say("%s", line) }
+	}
+	rep, err := gate.SyncWith(ctx, p.Name, p.Git.UpstreamURL, syncOptions(p, GateSyncOptions{Wait: true}))
 	switch {
 	case err == nil || problem.Is(err, "sync_partial"):
+		if rep.LFS != nil && rep.LFS.Missing > 0 {
+			a.say("note: %d files in Git LFS could not be had and stay pointers (terok project gate-sync %s says why)", rep.LFS.Missing, p.Name)
+		}
 	case p.Online() && unreached(err):
 		how := "the task begins with the mirror as it is"
 		if missing {

@@ -77,6 +77,7 @@ func (r *reviewing) task(ctx context.Context, t *task.Task) review.Task {
 			r.humans[t.Project] = inspect.Identity(r.app.human(ctx, p))
 		}
 	}
+	out.LFS = p != nil && p.LFS()
 	if p == nil || r.roster == nil {
 		return out
 	}

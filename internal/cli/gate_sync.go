@@ -164,6 +164,9 @@ func printSync(w io.Writer, r terok.GateReport) error {
 			fmt.Fprintf(&b, "  and %d more\n", len(r.GateOnly)-10)
 		}
 	}
+	if r.LFS != nil && r.LFS.Objects > 0 {
+		fmt.Fprintf(&b, "  %-13s %s fetched, %s\n", "lfs", count(r.LFS.Objects, "file"), text.Size(r.LFS.Bytes))
+	}
 	for _, n := range r.Notes[:min(10, len(r.Notes))] {
 		fmt.Fprintf(&b, "  note: %s\n", text.Show(n))
 	}

@@ -114,6 +114,17 @@ func (p painter) head(b *strings.Builder, d terok.ChangeDetails) {
 	fmt.Fprintf(b, "%s%s  %s%s\n", p.bold(d.Project+"/"+d.Task+" "+d.Name), agent, state, when)
 	fmt.Fprintf(b, "%s  %s..%s\n", d.Branch, base, d.Tip)
 	p.flags(b, d.Flags)
+	for i, f := range d.LFS {
+		if i == 10 {
+			fmt.Fprintf(b, "  [%d more files in LFS]\n", len(d.LFS)-10)
+			break
+		}
+		where := ""
+		if f.State == review.LFSMissing {
+			where = ", not in the gate"
+		}
+		fmt.Fprintf(b, "  in LFS: %s, %s%s\n", f.Path, text.Size(f.Size), where)
+	}
 }
 
 // flags draws one line for each flag.

@@ -102,6 +102,9 @@ say end true
 	if !lfs.Of(filepath.Join(tr.data(), "gate", "shop", "tasks", task.ID+".git")).Has(fresh) {
 		t.Error("the gate has not what was pushed")
 	}
+	if shown, _ := tr.run(0, "", "review", "show", "shop/"+task.ID); !strings.Contains(shown, "in LFS: new.bin, ") || strings.Contains(shown, "not in the gate") {
+		t.Errorf("review: %s", shown)
+	}
 	tr.run(0, "", "promote", "shop/"+task.ID, "--to", "upstream", "--as", "large", "--sha", tr.tip(task), "--approve", "--yes")
 	if string(server.Objects()[fresh.OID]) != lines.String() || !server.Verified(fresh.OID) {
 		t.Error("upstream's LFS server has not what was promoted")
@@ -161,6 +164,9 @@ say end true
 	tr.run(0, repo, "task", "delete", task.ID, "--yes")
 	tr.run(0, repo, "run", "shell", "-p", `cd /workspace; echo nowhere >lost.bin; git add -A; git commit -qm Lost; git push -q --no-verify origin HEAD`)
 	task = tr.tasks()[0]
+	if shown, _ := tr.run(0, repo, "review", "show", task.ID); !strings.Contains(shown, "lost.bin, 8 B, not in the gate") || !strings.Contains(shown, "lfs missing") {
+		t.Errorf("review: %s", shown)
+	}
 	if _, stderr := tr.run(7, repo, "promote", task.ID, "--sha", tr.tip(task), "--approve", "--yes", "--as", "lost"); !strings.Contains(stderr, "nowhere") || !strings.Contains(stderr, "git lfs push") {
 		t.Errorf("promoted without its file: %s", stderr)
 	}

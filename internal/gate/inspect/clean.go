@@ -62,7 +62,7 @@ func (b *Range) clean() error {
 	if b.IDs == nil {
 		b.IDs = []string{}
 	}
-	return errors.Join(cleanFiles(&b.Files), cleanFlags(&b.Flags))
+	return errors.Join(cleanFiles(&b.Files), cleanFlags(&b.Flags), cleanLarge(b.LFS))
 }
 
 func notID(id string) bool { return !refname.IsID(id) }

@@ -118,17 +118,18 @@ type Reply struct {
 
 // Range is one branch of a task: what is in it that the base has not. All strings are printable.
 type Range struct {
-	Base       string    `json:"base"` // commit that the diff begins at; "" when nothing is shared
-	Tip        string    `json:"tip"`
-	Commits    int       `json:"commits"`
-	IDs        []string  `json:"ids"` // of the commits, newest first, at most 2000
-	Files      []File    `json:"files"`
-	FileCount  int       `json:"file_count"` // Files holds at most 2000
-	Insertions int       `json:"insertions"`
-	Deletions  int       `json:"deletions"`
-	Flags      []Flag    `json:"flags"`
-	TipTime    time.Time `json:"tip_time"` // committer's, which the agent chose
-	Cut        bool      `json:"cut"`      // the diff was too large to show whole
+	Base       string      `json:"base"` // commit that the diff begins at; "" when nothing is shared
+	Tip        string      `json:"tip"`
+	Commits    int         `json:"commits"`
+	IDs        []string    `json:"ids"` // of the commits, newest first, at most 2000
+	Files      []File      `json:"files"`
+	FileCount  int         `json:"file_count"` // Files holds at most 2000
+	Insertions int         `json:"insertions"`
+	Deletions  int         `json:"deletions"`
+	Flags      []Flag      `json:"flags"`
+	LFS        []LargeFile `json:"lfs,omitempty"` // at most 200
+	TipTime    time.Time   `json:"tip_time"`      // committer's, which the agent chose
+	Cut        bool        `json:"cut"`           // the diff was too large to show whole
 	// Slow: the flag too_large is there since this machine ran out of time, not for what was pushed.
 	Slow bool `json:"slow,omitempty"`
 }

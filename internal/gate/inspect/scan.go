@@ -32,6 +32,7 @@ type work struct {
 	commits []*looked // newest first, at most maxRange
 	slow    bool      // there was no time for all of it
 	part    bool      // commits are some of the range's
+	lfs     []LargeFile
 }
 
 func (p *repo) scan(ctx context.Context) (Reply, error) {
@@ -275,6 +276,7 @@ func (p *repo) judge(objects *objects, w *work) {
 		return
 	}
 	p.collisions(objects, w)
+	p.large(objects, w)
 	for i := range w.net.entries {
 		e := &w.net.entries[i]
 		if w.unchecked() {
@@ -349,7 +351,7 @@ func (w *work) branch() Range {
 	if len(w.commits) > 0 {
 		b.TipTime = w.commits[0].CommitTime
 	}
-	b.Flags = w.flags.list()
+	b.Flags, b.LFS = w.flags.list(), w.lfs
 	return b
 }
 

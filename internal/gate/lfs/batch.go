@@ -52,6 +52,16 @@ type Action struct {
 	Header map[string]string `json:"header,omitempty"`
 }
 
+// ReadAction reads what git-lfs-authenticate prints (docs/api/server-discovery.md): where the LFS server is.
+func ReadAction(data []byte) (Action, error) {
+	var a Action
+	if err := decode(bytes.NewReader(data), &a); err != nil {
+		return a, err
+	}
+	_, err := target(a.Href, nil)
+	return a, err
+}
+
 // Fault is why something cannot be done; Code is a status of HTTP.
 type Fault struct {
 	Code    int    `json:"code"`

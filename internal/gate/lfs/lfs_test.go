@@ -66,6 +66,7 @@ func FuzzPointer(f *testing.F) {
 func FuzzBatch(f *testing.F) {
 	f.Add([]byte(`{"operation":"download","transfers":["basic"],"objects":[{"oid":"` + oid + `","size":1}]}`))
 	f.Add([]byte(`{"transfer":"basic","objects":[{"oid":"` + oid + `","size":1,"actions":{"download":{"href":"https://x/"}}}]}`))
+	f.Add([]byte(`{"href":"https://x/y","header":{"Authorization":"RemoteAuth z"},"expires_in":60}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if q, err := lfs.ReadRequest(bytes.NewReader(data)); err == nil {
 			for _, o := range q.Objects {
@@ -73,6 +74,9 @@ func FuzzBatch(f *testing.F) {
 					t.Errorf("request: %v", o)
 				}
 			}
+		}
+		if a, err := lfs.ReadAction(data); err == nil && !strings.HasPrefix(strings.ToLower(a.Href), "https://") {
+			t.Errorf("action: %v", a)
 		}
 		asked := []lfs.Object{{OID: oid, Size: 1}}
 		if p, err := lfs.ReadResponse(bytes.NewReader(data), asked); err == nil {

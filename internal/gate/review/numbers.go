@@ -15,7 +15,7 @@ import (
 
 // rules counts the versions of what the inspector looks for: what an older one found is looked for
 // again.
-const rules = 3
+const rules = 4
 
 // cache is gate/P/review/cache/ID.json: what the inspector found, by everything that it depends on.
 type cache struct {

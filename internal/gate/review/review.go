@@ -44,6 +44,7 @@ type Task struct {
 	Agent      string
 	Identities []inspect.Identity // that its commits may have; empty: any
 	Paths      []string           // review.paths of the project
+	LFS        bool               // gate.lfs: proxy
 }
 
 // Ref is "project/id".
@@ -83,6 +84,9 @@ const (
 	Warn = inspect.Warn
 	Deny = inspect.Deny
 )
+
+// LFSMissing is the state of a file in LFS that the gate does not have.
+const LFSMissing = inspect.LFSMissing
 
 // Change is one branch of a task with commits that the base has not. All strings are printable.
 type Change struct {
@@ -310,5 +314,5 @@ func (l *lookup) changes() ([]Change, error) {
 
 func (p *repo) change(branch string, found inspect.Range, rec *Record) Change {
 	return Change{Project: p.task.Project, Task: p.task.ID, Name: text.Show(p.task.Name), Agent: text.Show(p.task.Agent), Branch: branch, PushedAt: p.refs.pushed[refname.Heads+branch],
-		State: rec.Branches[branch].state(found.IDs), Range: found}
+		State: rec.Branches[branch].state(found.IDs), Range: p.large(found)}
 }

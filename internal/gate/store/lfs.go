@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -336,8 +335,8 @@ func (s *Store) lfsBySSH(ctx context.Context, project string, up Upstream, opera
 		return nil, nil, problem.New("lfs_unknown", problem.Failed, "the upstream's ssh server does not say where its LFS server is (git-lfs-authenticate): %w", err).
 			WithHint("set gate.lfs_url in project.yml")
 	}
-	var answer lfs.Action
-	if err := json.Unmarshal(out, &answer); err != nil || answer.Href == "" {
+	answer, err := lfs.ReadAction(out)
+	if err != nil {
 		return nil, nil, problem.New("lfs_unknown", problem.Failed, "what the upstream's ssh server answers to git-lfs-authenticate is not understood").
 			WithHint("set gate.lfs_url in project.yml")
 	}

@@ -151,7 +151,7 @@ func TestLFSServer(t *testing.T) {
 	if want := `-p 2222 -- git@127.0.0.1 git-lfs-authenticate '/ada/it'\''s.git' download` + "\n"; string(args) != want {
 		t.Errorf("ssh got %q", args)
 	}
-	for bad, why := range map[string]string{"{}": "not understood", `{"href":"http://127.0.0.1/x"}`: "not https", "?": "not understood"} {
+	for bad, why := range map[string]string{"{}": "not understood", `{"href":"http://127.0.0.1/x"}`: "not understood", "?": "not understood", `{"href":"https://192.0.2.1:1/x"} {}`: "not understood"} {
 		if err := os.WriteFile(script, []byte("#!/bin/sh\necho '"+bad+"'\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -295,7 +295,7 @@ func (s *Store) GCDue(project string) bool {
 	if since.IsZero() {
 		since = st.LastSync
 	}
-	return len(packs) > gcPacks || len(packs) > 1 && s.now().Sub(since) > gcEvery
+	return len(packs) > gcPacks || (len(packs) > 1 || st.LFS != nil) && s.now().Sub(since) > gcEvery
 }
 
 // Status is a gate as gate status shows it.
