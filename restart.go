@@ -45,7 +45,7 @@ func (a *App) restart(ctx context.Context, t *task.Task) error {
 	if _, err := a.refreshPolicy(t); err != nil {
 		return err
 	}
-	if err := errors.Join(a.feedbackAtStart(t), a.reviewsAtStart(t)); err != nil {
+	if err := errors.Join(a.feedbackAtStart(t), a.reviewsAtStart(t), a.submodulesAtStart(ctx, t)); err != nil {
 		return err
 	}
 	if _, err := a.tasks().Update(t.Project, t.ID, func(t *task.Task) error {

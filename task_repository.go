@@ -3,6 +3,7 @@ package terok
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"terok/internal/gate/refname"
@@ -12,6 +13,7 @@ import (
 	"terok/internal/project"
 	"terok/internal/roster"
 	"terok/internal/sandbox"
+	"terok/internal/state"
 	"terok/internal/task"
 	"terok/internal/text"
 )
@@ -89,32 +91,71 @@ func (a *App) addGate(ctx context.Context, s starting, spec *launch.Spec, clone 
 // inside ask there. The host decides from the mirror's default branch; what the task writes into its
 // own .gitmodules changes nothing of it.
 func (a *App) addSubmodules(ctx context.Context, s starting, spec *launch.Spec, clone *sandbox.Clone) error {
-	if len(s.project.Gate.Submodules) == 0 {
-		return nil
+	served, settings, err := a.servedSubmodules(ctx, s.project, clone)
+	if err != nil || len(served) == 0 {
+		return err
+	}
+	spec.Gate.Submodules, clone.Config = served, sandbox.GitConfig
+	spec.Start.Files = append(spec.Start.Files, settings)
+	return nil
+}
+
+// servedSubmodules are the mirrors that there are now, name → directory, and git's settings for them.
+func (a *App) servedSubmodules(ctx context.Context, p *project.Project, clone *sandbox.Clone) (map[string]string, sandbox.StartFile, error) {
+	none := sandbox.StartFile{}
+	if len(p.Gate.Submodules) == 0 {
+		return nil, none, nil
 	}
 	origin := clone.URL
 	if clone.Origin != "" {
 		origin = clone.Origin
 	}
-	list, err := a.gateStore().ServeSubmodules(ctx, s.task.Project, origin, s.project.SubmoduleAddresses())
+	list, err := a.gateStore().ServeSubmodules(ctx, p.Name, origin, p.SubmoduleAddresses())
 	if err != nil || len(list) == 0 {
-		return err
+		return nil, none, err
 	}
 	server := fmt.Sprintf("http://%s:%d", sandbox.ServiceHost, sandbox.GatePort)
-	spec.Gate.Submodules = map[string]string{}
+	served := map[string]string{}
 	var b strings.Builder
 	fmt.Fprintf(&b, "[credential %q]\n\thelper = %s guest git-credential\n", server, sandbox.GuestProgram)
 	quote := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 	for _, m := range list {
-		spec.Gate.Submodules[m.Name] = m.Dir
+		served[m.Name] = m.Dir
 		fmt.Fprintf(&b, "[url \"%s/sub/%s.git\"]\n", server, m.Name)
 		for _, u := range m.URLs {
 			fmt.Fprintf(&b, "\tinsteadOf = \"%s\"\n", quote.Replace(u))
 		}
 	}
-	clone.Config = sandbox.GitConfig
-	spec.Start.Files = append(spec.Start.Files, sandbox.StartFile{Path: sandbox.GitConfig, Mode: 0o444, Content: b.String()})
-	return nil
+	return served, sandbox.StartFile{Path: sandbox.GitConfig, Mode: 0o444, Content: b.String()}, nil
+}
+
+// submodulesAtStart lets a task's next start serve the submodules that are mirrored by then: a running
+// supervisor is confined to those of its own start.
+func (a *App) submodulesAtStart(ctx context.Context, t *task.Task) error {
+	p, err := a.projects().Get(t.Project)
+	if err != nil || len(p.Gate.Submodules) == 0 {
+		return nil // what is wrong with the project is said elsewhere; the task goes on as it is
+	}
+	path := sandbox.Path(t.Dir(a.Roots))
+	f, err := sandbox.Load(path)
+	if err != nil {
+		return problem.New("sandbox_file", problem.Failed, "%w", err)
+	}
+	if f.Gate == nil || f.Start.Clone == nil {
+		return nil
+	}
+	served, settings, err := a.servedSubmodules(ctx, p, f.Start.Clone)
+	if err != nil {
+		a.say("warning: submodules of %s stay as they were: %v", t.Ref(), err)
+	}
+	if err != nil || len(served) == 0 || maps.Equal(served, f.Gate.Submodules) {
+		return nil
+	}
+	f.Gate.Submodules, f.Start.Clone.Config = served, sandbox.GitConfig
+	if err := state.WriteJSON(path, f); err != nil {
+		return err
+	}
+	return a.startFiles(t, settings)
 }
 
 // ungated refuses what only a gate can do for a project that has none.

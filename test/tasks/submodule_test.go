@@ -14,25 +14,7 @@ import (
 func TestSubmodules(t *testing.T) {
 	t.Parallel()
 	tr := newTree(t)
-	repo := tr.repo("greet")
-	forge := tr.serveForge(repo, "shop", "lib", "evil")
-	shop := filepath.Join(tr.dir, "shop")
-	// The pinned commit is what the mirrors have: everything here is a clone of the same repository.
-	for _, args := range [][]string{{"clone", "-q", filepath.Join(forge.dir, "shop.git"), shop},
-		{"-C", shop, "config", "-f", ".gitmodules", "submodule.abs.path", "abs"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.abs.url", forge.url + "/lib.git"},
-		{"-C", shop, "config", "-f", ".gitmodules", "submodule.rel.path", "rel"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.rel.url", "../lib.git"},
-		{"-C", shop, "config", "-f", ".gitmodules", "submodule.other.path", "other"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.other.url", "../evil.git"},
-		{"-C", shop, "add", ".gitmodules"}} {
-		if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	head := gitOut(t, shop, "rev-parse", "HEAD")
-	for _, path := range []string{"abs", "rel", "other"} {
-		gitOut(t, shop, "update-index", "--add", "--cacheinfo", "160000,"+head+","+path)
-	}
-	gitOut(t, shop, "-c", "user.name=A", "-c", "user.email=a@example.test", "commit", "-qm", "submodules")
-	gitOut(t, shop, "push", "-q", "origin", "HEAD:main")
+	forge, head := tr.withSubmodules()
 	tr.file("config/terok/config.yml", "image:\n  ca_certificates: ["+forge.ca+"]\n")
 	tr.project("shop", "git:\n  upstream_url: "+forge.url+"/shop.git\ngate:\n  submodules: ["+forge.url+"/lib.git]\n")
 	out, _ := tr.run(0, "", "task", "run", "shop", say+fmt.Sprintf(`say update git submodule update -q --init abs rel
@@ -74,5 +56,55 @@ say end true
 	status, _ := tr.run(0, "", "gate", "status", "shop")
 	if strings.Count(status, "mirrored") < 2 || !strings.Contains(status, "not listed in gate.submodules") {
 		t.Errorf("status: %s", status)
+	}
+}
+
+// withSubmodules serves a repository "shop" with submodules abs, rel and other.
+func (tr *tree) withSubmodules() (served *forge, head string) {
+	t := tr.t
+	t.Helper()
+	repo := tr.repo("greet")
+	served = tr.serveForge(repo, "shop", "lib", "evil")
+	shop := filepath.Join(tr.dir, "shop")
+	// The pinned commit is what the mirrors have: everything here is a clone of the same repository.
+	for _, args := range [][]string{{"clone", "-q", filepath.Join(served.dir, "shop.git"), shop},
+		{"-C", shop, "config", "-f", ".gitmodules", "submodule.abs.path", "abs"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.abs.url", served.url + "/lib.git"},
+		{"-C", shop, "config", "-f", ".gitmodules", "submodule.rel.path", "rel"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.rel.url", "../lib.git"},
+		{"-C", shop, "config", "-f", ".gitmodules", "submodule.other.path", "other"}, {"-C", shop, "config", "-f", ".gitmodules", "submodule.other.url", "../evil.git"},
+		{"-C", shop, "add", ".gitmodules"}} {
+		if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	head = gitOut(t, shop, "rev-parse", "HEAD")
+	for _, path := range []string{"abs", "rel", "other"} {
+		gitOut(t, shop, "update-index", "--add", "--cacheinfo", "160000,"+head+","+path)
+	}
+	gitOut(t, shop, "-c", "user.name=A", "-c", "user.email=a@example.test", "commit", "-qm", "submodules")
+	gitOut(t, shop, "push", "-q", "origin", "HEAD:main")
+	return served, head
+}
+
+// TestSubmoduleLater: a submodule that was mirrored after a task began is there after the task's restart, as
+// the status says.
+func TestSubmoduleLater(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t)
+	forge, head := tr.withSubmodules()
+	tr.file("config/terok/config.yml", "image:\n  ca_certificates: ["+forge.ca+"]\n")
+	yml := "git:\n  upstream_url: " + forge.url + "/shop.git\n"
+	tr.project("greet", yml)
+	var task taskView
+	tr.decode(&task, "", "task", "run", "greet", "sleep infinity & wait", "-d")
+	tr.ready(task)
+	update := "cd /workspace && git submodule update -q --init abs 2>&1 && git -C abs rev-parse HEAD; true"
+	if got := inside(t, task, update); strings.Contains(got, head) {
+		t.Fatalf("before: %s", got)
+	}
+	tr.project("greet", yml+"gate:\n  submodules: ["+forge.url+"/lib.git]\n")
+	tr.run(0, "", "project", "gate-sync", "greet")
+	tr.run(0, "", "task", "restart", "greet/"+task.ID)
+	if got := tr.inside(task, update); !strings.HasSuffix(strings.TrimSpace(got), head) {
+		t.Errorf("after the restart: %s", got)
 	}
 }
