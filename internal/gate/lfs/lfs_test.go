@@ -109,7 +109,7 @@ func TestTransfer(t *testing.T) {
 	a, b, gone := f.Add("first"), f.Add(strings.Repeat("second", 100_000)), gatetest.LFSObject("gone")
 	dir := lfs.Dir(filepath.Join(t.TempDir(), "lfs"))
 	told := 0
-	r, err := s.Fetch(t.Context(), []lfs.Object{a, b, gone}, dir, nil2(&told))
+	r, err := s.Fetch(t.Context(), []lfs.Object{a, b, gone}, dir, counting(&told))
 	if err != nil || len(r.Missing) != 1 || r.Missing[0] != gone || len(r.Failed) != 0 {
 		t.Fatalf("%+v %v", r, err)
 	}
@@ -139,7 +139,7 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
-func nil2(n *int) func(lfs.Object) { return func(lfs.Object) { *n++ } }
+func counting(n *int) func(lfs.Object) { return func(lfs.Object) { *n++ } }
 
 // TestHostileServer: what an LFS server answers makes the host ask nothing but https servers that are no
 // nearer than itself, gives no credentials away, and stores nothing that is not what it should be.
@@ -205,7 +205,7 @@ func TestHostileServer(t *testing.T) {
 			f.Answer, f.Serve = c.answer, c.serve
 			s := server(t, f)
 			if s.Stall = 10 * time.Second; what == "silent" {
-				s.Stall = 300 * time.Millisecond
+				s.Stall = 3 * time.Second // the batch before it must be answered on a loaded machine
 			}
 			dir := lfs.Dir(filepath.Join(t.TempDir(), "lfs"))
 			r, err := s.Fetch(t.Context(), []lfs.Object{o}, dir, nothing)
