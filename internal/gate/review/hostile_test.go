@@ -377,3 +377,20 @@ func TestRewrittenIsNotTheSame(t *testing.T) {
 		t.Errorf("words only:\n%s", got)
 	}
 }
+
+// TestLastWordCounts: also when both were said in one second, and when the clock was set back between.
+func TestLastWordCounts(t *testing.T) {
+	now := time.Now()
+	for _, later := range []time.Duration{time.Hour, 0, -time.Hour} {
+		h := &review.History{}
+		h.Approve(review.Approval{Commit: "a", Level: review.LevelBranch, At: now})
+		h.Reject(review.Rejection{Commit: "a", Level: review.LevelBranch, At: now.Add(later)})
+		if h.Decided("a") != review.Rejected {
+			t.Errorf("%v: an approval outlives its rejection", later)
+		}
+		h.Approve(review.Approval{Commit: "a", Level: review.LevelBranch, At: now.Add(2 * later)})
+		if h.Decided("a") != review.Approved {
+			t.Errorf("%v: approved again, and still %q", later, h.Decided("a"))
+		}
+	}
+}

@@ -184,14 +184,32 @@ func (h *History) Approve(a Approval) {
 	if v.approved && !slices.ContainsFunc(h.Rejections, func(r Rejection) bool { return !r.At.Before(v.at) }) {
 		return
 	}
-	a.At = a.At.UTC().Truncate(time.Second)
+	a.At = h.stamp(a.At)
 	h.Approvals = append(h.Approvals, a)
 }
 
 // Reject adds a rejection.
 func (h *History) Reject(r Rejection) {
-	r.At = r.At.UTC().Truncate(time.Second)
+	r.At = h.stamp(r.At)
 	h.Rejections = append(h.Rejections, r)
+}
+
+// stamp is the time of a new word: after every other, also when the clock was set back, since the last
+// word counts.
+func (h *History) stamp(at time.Time) time.Time {
+	at = at.UTC().Truncate(time.Microsecond)
+	after := func(other time.Time) {
+		if !at.After(other) {
+			at = other.Add(time.Microsecond)
+		}
+	}
+	for _, a := range h.Approvals {
+		after(a.At)
+	}
+	for _, r := range h.Rejections {
+		after(r.At)
+	}
+	return at
 }
 
 // verdict is the last word on one commit.
@@ -203,8 +221,8 @@ type verdict struct {
 
 func (h *History) verdict(commit string) verdict { return h.last(commit, "") }
 
-// last is the last word on a commit at one level, or at any with "". Of words of the same second the
-// rejection is the last.
+// last is the last word on a commit at one level, or at any with "". Of words of the same time, as
+// records of before have them, the rejection is the last.
 func (h *History) last(commit, level string) verdict {
 	var v verdict
 	for _, a := range h.Approvals {
