@@ -174,7 +174,7 @@ func (g *gated) clones(what string, rounds int) {
 	work := filepath.Join(g.dir, "work")
 	g.git(g.dir, "clone", "-q", "--shared", "--no-checkout", t.Repo, work)
 	fetch := func(name, url string, push func(id string)) side {
-		dir := filepath.Join(g.dir, strings.ReplaceAll(name, " ", "-"))
+		dir := filepath.Join(g.dir, "fetch-"+strings.ReplaceAll(name, " ", "-"))
 		must(b, clientEnv(), "git", "clone", "-q", "--no-checkout", url, dir)
 		return side{name, func(round int) float64 {
 			id := strings.TrimSpace(must(b, clientEnv(), "git", "-C", work, "commit-tree", "-p", "origin/"+t.Branch, "-m", fmt.Sprint(name, round), "origin/"+t.Branch+"^{tree}"))
