@@ -98,15 +98,16 @@ func gateDirectory(home string) error {
 		return bad("can be written by others")
 	}
 	for _, e := range entries {
-		if name, _, _ := strings.Cut(e.Name(), "."); name != "base" && name != "state" && name != "gate" && !gateParts[e.Name()] {
+		if name, _, _ := strings.Cut(e.Name(), "."); !gateParts[name] {
 			return bad("holds something else, such as %s", text.Line(e.Name(), 60))
 		}
 	}
 	return nil
 }
 
-// gateParts are what a project's own gate directory holds besides.
-var gateParts = map[string]bool{"tasks": true, "review": true, "mirror": true, "place.lock": true, "sub": true}
+// gateParts are what a project's own gate directory holds, up to the first dot: the mirror, and the rest.
+var gateParts = map[string]bool{"base": true, "state": true, "gate": true, "sub": true,
+	"tasks": true, "review": true, "reviews": true, "mirror": true, "place": true, "fsck-skip": true}
 
 // sharing lists the projects whose mirror is this project's, itself among them. A project that was
 // deleted does not count.

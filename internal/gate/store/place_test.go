@@ -24,6 +24,9 @@ func sharedWorld(t *testing.T) *gatetest.World {
 		}
 	}
 	w.Gate("k3v9p")
+	for _, name := range []string{"reviews.json", "reviews.json.lock", "fsck-skip"} { // of a project that has been used
+		gatetest.WriteFile(t, w.Roots.GateDir(gatetest.Project), name, "")
+	}
 	if err := w.Store.Place(otherProject, w.Roots.GateDir(gatetest.Project)); err != nil {
 		t.Fatal(err)
 	}
