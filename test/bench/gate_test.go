@@ -101,7 +101,8 @@ func (g *gated) backend(dir string, config ...string) string {
 		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, k), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, v))
 	}
 	env = append(env, fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(config)))
-	s := httptest.NewServer(&cgi.Handler{Path: "/usr/lib/git-core/git-http-backend", Env: env, InheritEnv: []string{"PATH"}})
+	programs := strings.TrimSpace(must(g.b, os.Environ(), "git", "--exec-path"))
+	s := httptest.NewServer(&cgi.Handler{Path: filepath.Join(programs, "git-http-backend"), Env: env, InheritEnv: []string{"PATH"}})
 	g.b.Cleanup(s.Close)
 	return s.URL
 }

@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,9 +163,10 @@ func median(v []float64) float64 {
 
 // tree is a terok of its own: relocated configuration and state, the user's image store.
 type tree struct {
-	b     *testing.B
-	dir   string
-	terok string
+	b       *testing.B
+	dir     string
+	runtime string // in memory
+	terok   string
 }
 
 func newTree(b *testing.B) *tree {
@@ -179,18 +179,24 @@ func newTree(b *testing.B) *tree {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
-	for _, d := range []string{"config", "data", "run"} {
+	for _, d := range []string{"config", "data"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			b.Fatal(err)
 		}
 	}
+	// In memory, as a session's runtime directory is (XDG base directories, systemd-logind).
+	run, err := os.MkdirTemp("/dev/shm", "tbench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(run) })
 	// A copy: a build meanwhile must not change what is measured. By cp, as a user installs it: how
 	// a file was written decides how much of it one page fault maps, and so the PSS.
 	terok := filepath.Join(dir, "terok")
 	if out, err := exec.Command("cp", "../../bin/terok", terok).CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s: make build", err, out)
 	}
-	return &tree{b, dir, terok}
+	return &tree{b, dir, run, terok}
 }
 
 func (t *tree) environ() []string {
@@ -200,10 +206,7 @@ func (t *tree) environ() []string {
 			env = append(env, kv)
 		}
 	}
-	for k, v := range maps.All(map[string]string{"CONFIG_HOME": "config", "DATA_HOME": "data", "RUNTIME_DIR": "run"}) {
-		env = append(env, "XDG_"+k+"="+filepath.Join(t.dir, v))
-	}
-	return env
+	return append(env, "XDG_CONFIG_HOME="+filepath.Join(t.dir, "config"), "XDG_DATA_HOME="+filepath.Join(t.dir, "data"), "XDG_RUNTIME_DIR="+t.runtime)
 }
 
 // run runs terok and returns its output.
