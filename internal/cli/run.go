@@ -168,7 +168,8 @@ func newTaskRunCmd(e *env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				if f.req.Prompt != "" || f.promptFile != "" {
-					return problem.New("usage", problem.Usage, "the prompt is given twice")
+					return problem.New("usage", problem.Usage, "the prompt is given twice: %.40q and by a flag", args[1]).
+						WithHint("an agent is named with --agent")
 				}
 				f.req.Prompt = args[1]
 			}
