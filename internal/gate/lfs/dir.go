@@ -82,7 +82,13 @@ func (d Dir) Size(oid string) (int64, bool) {
 // Put takes an object from r: into a file of its own, with digest and size checked while it comes, and
 // only then under its name. One that is there already is not read again. tag begins the name of the
 // file meanwhile (Sweep).
-func (d Dir) Put(ctx context.Context, o Object, tag string, r io.Reader) (err error) {
+func (d Dir) Put(ctx context.Context, o Object, tag string, r io.Reader) error {
+	return d.PutIf(ctx, o, tag, r, func() error { return nil })
+}
+
+// PutIf is Put, where judge has the last word when all of r was read and is what its digest says: with an
+// error of it nothing is kept.
+func (d Dir) PutIf(ctx context.Context, o Object, tag string, r io.Reader, judge func() error) (err error) {
 	if !ValidOID(o.OID) || o.Size < 0 {
 		return fmt.Errorf("%.80q is no object", o.OID)
 	}
@@ -114,6 +120,9 @@ func (d Dir) Put(ctx context.Context, o Object, tag string, r io.Reader) (err er
 		return ErrSize
 	case hex.EncodeToString(h.Sum(nil)) != o.OID:
 		return ErrDigest
+	}
+	if err := judge(); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return err

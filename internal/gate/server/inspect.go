@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"terok/internal/audit"
 	"terok/internal/gate/refname"
 	"terok/internal/git"
 	"terok/internal/leak"
@@ -32,14 +31,9 @@ const (
 // inspection looks into every object that a push brings, after git's fsck.
 type inspection struct {
 	q       *quarantine
-	modules []string             // blobs named .gitmodules
-	leaks   map[string][]finding // object → credentials in it
-	total   int64                // bytes of the objects so far, unpacked
-}
-
-type finding struct {
-	kind string
-	leak.Finding
+	modules []string         // blobs named .gitmodules
+	leaks   map[string]found // object → credentials in it
+	total   int64            // bytes of the objects so far, unpacked
 }
 
 // inspect refuses with an errRefused that names the object. tips are the new values of refs.
@@ -47,7 +41,7 @@ func (q *quarantine) inspect(ctx context.Context, tips []string) error {
 	if q.empty {
 		return nil
 	}
-	i := &inspection{q: q, leaks: map[string][]finding{}}
+	i := &inspection{q: q, leaks: map[string]found{}}
 	if err := i.contents(ctx); err != nil {
 		return err
 	}
@@ -114,12 +108,12 @@ func (i *inspection) read(r *bufio.Reader) error {
 				return err
 			}
 		default: // blobs, commits and tags hold text that may hold credentials
-			found, err := leak.Scan(content)
+			list, err := leak.Scan(content)
 			if err != nil {
 				return err
 			}
-			for _, x := range found {
-				i.leaks[f[0]] = append(i.leaks[f[0]], finding{f[1], x})
+			if len(list) > 0 {
+				i.leaks[f[0]] = found{f[1], list}
 			}
 		}
 		if _, err := io.Copy(io.Discard, content); err != nil {
@@ -239,65 +233,6 @@ func (i *inspection) submodules(ctx context.Context, blob string) error {
 	return nil
 }
 
-// judgeLeaks refuses credentials that this push brings. What stands in the same file already is
-// not new, and what git added to complete a thin pack is not new either.
-func (i *inspection) judgeLeaks(ctx context.Context, tips []string) error {
-	if len(i.leaks) == 0 {
-		return nil
-	}
-	paths, err := i.q.paths(ctx, tips)
-	if err != nil {
-		return err
-	}
-	for _, id := range slices.Sorted(func(yield func(string) bool) {
-		for id := range i.leaks {
-			if !yield(id) {
-				return
-			}
-		}
-	}) {
-		where, isNew := paths[id]
-		if !isNew {
-			continue
-		}
-		known, err := i.q.known(ctx, where)
-		if err != nil {
-			return err
-		}
-		for _, f := range i.leaks[id] {
-			if known[f.Fingerprint] || !f.Own && i.q.h.AllowSecrets {
-				continue
-			}
-			i.betray(paths)
-			i.q.h.Record.Record(audit.Event{Ev: "leak_suspected", Actor: "workload", Reason: "pushed", Detail: map[string]string{
-				"kind": f.Kind, "fingerprint": f.Fingerprint, "object": id}})
-			place := "the message of " + f.kind + " " + id[:12]
-			if f.kind == "blob" {
-				place = text.Line(where, 100)
-			}
-			return errRefused(fmt.Sprintf("%s holds a secret: %s (fingerprint %s); take it out of the commits, not only of the last one", place, f.Kind, f.Fingerprint))
-		}
-	}
-	return nil
-}
-
-// betray tells of all phantoms among the new objects: that the push is refused for the first secret must
-// not hide the others.
-func (i *inspection) betray(paths map[string]string) {
-	if i.q.h.Leaked == nil {
-		return
-	}
-	told := map[string]bool{}
-	for id, found := range i.leaks {
-		for _, f := range found {
-			if _, isNew := paths[id]; isNew && f.Phantom() != "" && !told[f.Phantom()] {
-				told[f.Phantom()] = true
-				i.q.h.Leaked(f.Phantom())
-			}
-		}
-	}
-}
-
 // paths names the objects that tips reach and the repository did not: object → path, "" for commits.
 func (q *quarantine) paths(ctx context.Context, tips []string) (map[string]string, error) {
 	c := q.cmd(append(append([]string{"rev-list", "--objects"}, tips...), "--not", "--all")...)
@@ -315,23 +250,4 @@ func (q *quarantine) paths(ctx context.Context, tips []string) (map[string]strin
 		paths[id] = p
 	}
 	return paths, nil
-}
-
-// known are the fingerprints of credentials that a file of the task's start already holds.
-func (q *quarantine) known(ctx context.Context, where string) (map[string]bool, error) {
-	known := map[string]bool{}
-	if where == "" {
-		return known, nil
-	}
-	out, err := q.h.Git.Run(ctx, q.h.cmd("cat-file", "blob", "refs/terok/start:"+where))
-	if err != nil {
-		if exit, ok := errors.AsType[*git.ExitError](err); ok && (exit.Code > 0 || errors.Is(err, git.ErrTooLarge)) {
-			return known, nil // it was not there, or it is too large to be compared
-		}
-		return nil, err
-	}
-	for _, f := range leak.Bytes(out) {
-		known[f.Fingerprint] = true
-	}
-	return known, nil
 }

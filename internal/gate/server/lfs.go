@@ -1,9 +1,11 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"syscall"
@@ -179,7 +181,8 @@ type paced struct {
 func (p paced) Write(b []byte) (int, error) { return p.out.Write(b) }
 
 // lfsUpload takes an object into the task's own directory. Its name is its digest, so nothing can
-// replace another; it is there whole or not at all, and the push that points to it comes after it.
+// replace another; it is there whole or not at all, and the push that points to it comes after it. One with
+// credentials in it is refused, as it would be in a push.
 func (h *Server) lfsUpload(w http.ResponseWriter, r *http.Request, oid string) {
 	start := h.Now()
 	switch o := (lfs.Object{OID: oid, Size: r.ContentLength}); {
@@ -199,7 +202,7 @@ func (h *Server) lfsUpload(w http.ResponseWriter, r *http.Request, oid string) {
 			return
 		}
 		if !h.lfsHas(o) {
-			err = lfs.Of(h.Repo).Put(r.Context(), o, h.uploads, body)
+			err = h.lfsPut(r.Context(), o, body)
 		}
 		h.log("lfs-upload", body.in, 0, start, err)
 		if body.drain() != nil {
@@ -209,12 +212,36 @@ func (h *Server) lfsUpload(w http.ResponseWriter, r *http.Request, oid string) {
 	}
 }
 
+// lfsPut takes an object that holds no credentials: nobody sees it in a push, which has its pointer only.
+func (h *Server) lfsPut(ctx context.Context, o lfs.Object, body io.Reader) error {
+	looked := scan(body)
+	judged := false
+	err := lfs.Of(h.Repo).PutIf(ctx, o, h.uploads, looked, func() error {
+		judged = true
+		list := looked.end()
+		f, bad := h.forbidden(list, nil)
+		if !bad {
+			return nil
+		}
+		h.suspect(f, "sent in Git LFS", o.OID, list)
+		return errRefused(fmt.Sprintf("the file in Git LFS with sha256 %.12s holds a secret: %s (fingerprint %s); take it out of the file, and out of the commits that have it",
+			o.OID, f.Kind, f.Fingerprint))
+	})
+	if !judged {
+		looked.end()
+	}
+	return err
+}
+
 // lfsTaken answers an upload.
 func (h *Server) lfsTaken(w http.ResponseWriter, o lfs.Object, err error) {
 	e := audit.Event{Ev: "lfs_received", Actor: "workload", BytesUp: uint64(o.Size), Detail: map[string]string{"oid": o.OID}}
 	status := http.StatusOK
+	refused, isRefused := errors.AsType[errRefused](err)
 	switch {
 	case err == nil:
+	case isRefused:
+		status, e.Ev, e.Reason = http.StatusUnprocessableEntity, "lfs_refused", string(refused)
 	case errors.Is(err, lfs.ErrDigest) || errors.Is(err, lfs.ErrSize):
 		status, e.Ev, e.Reason = http.StatusUnprocessableEntity, "lfs_refused", err.Error()
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):

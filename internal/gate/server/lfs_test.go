@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"terok/internal/gate/gatetest"
 	"terok/internal/gate/lfs"
+	"terok/internal/vault/front"
 )
 
 func withLFS(c *Config) { c.LFS = true }
@@ -179,6 +181,55 @@ func TestLFSUpload(t *testing.T) {
 	h := New(Config{Git: s.Store.Git, Repo: s.task.Repo, Base: s.task.Base, Limits: Limits{Quota: 1 << 20, Headroom: 1}})
 	if room, why, err := h.room(); room != 0 || !strings.Contains(why, "quota") || err != nil {
 		t.Errorf("room %d %s %v", room, why, err)
+	}
+}
+
+// TestLFSSecrets: what a push must not hold must not come as a file in Git LFS either: terok's tokens never,
+// vendors' keys where the project does not allow them, wherever in the file they stand. Nothing of it stays.
+func TestLFSSecrets(t *testing.T) {
+	ghost, key := front.NewPhantom(), "ghp_a8Bq2kX91mZpL0vR7tYw3uNc5dJeFsGh4iQo"
+	var betrayed []string
+	s := serve(t, withLFS, func(c *Config) { c.Leaked = func(token string) { betrayed = append(betrayed, token) } })
+	send := func(s *served, content string) (int, string) {
+		t.Helper()
+		o := gatetest.LFSObject(content)
+		status, out := s.ask("PUT", "objects/"+o.OID, nil, []byte(content))
+		if has := lfs.Of(s.task.Repo).Has(o); has != (status == http.StatusOK) {
+			t.Errorf("%d, and it is there: %v", status, has)
+		}
+		return status, out
+	}
+	far := strings.Repeat("\x00binary\n", 300_000)
+	for content, kind := range map[string]string{
+		far + "T=" + ghost + "\n" + far:                "phantom token of terok",
+		"key " + key + " and " + ghost:                 "phantom token of terok",
+		"terok-g-" + strings.Repeat("0123456789ab", 4): "gate token of terok",
+		far + key: "GitHub token",
+	} {
+		if status, out := send(s, content); status != http.StatusUnprocessableEntity || !strings.Contains(out, `{"message":"terok: `) || !strings.Contains(out, kind) ||
+			strings.Contains(out, ghost) || strings.Contains(out, key) {
+			t.Errorf("%s: %d %s", kind, status, out)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(string(lfs.Of(s.task.Repo)), "tmp")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if !slices.Equal(betrayed, []string{ghost, ghost}) { // once for each of the two files
+		t.Errorf("phantoms told: %d", len(betrayed))
+	}
+	events := s.Ledger.Events("leak_suspected")
+	if len(events) != 4 || len(s.Ledger.Events("lfs_refused")) != 4 || events[0].Reason != "sent in Git LFS" {
+		t.Errorf("ledger: %+v", events)
+	}
+	if status, out := send(s, far+"nothing in it"); status != http.StatusOK {
+		t.Errorf("%d %s", status, out)
+	}
+	lenient := serveTask(t, s.World, s.Task("z5z5z"), withLFS, func(c *Config) { c.AllowSecrets = true })
+	if status, out := send(lenient, key); status != http.StatusOK {
+		t.Errorf("allowed: %d %s", status, out)
+	}
+	if status, out := send(lenient, key+" "+ghost); status != http.StatusUnprocessableEntity {
+		t.Errorf("never allowed: %d %s", status, out)
 	}
 }
 
