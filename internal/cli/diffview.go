@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"terok"
+	"terok/internal/gate/review"
 	"terok/internal/text"
 )
 
@@ -47,9 +48,21 @@ func (p painter) files(b *strings.Builder, files []terok.ReviewFile, word bool) 
 			b.WriteString(p.faint("  binary") + "\n")
 		}
 		p.hunks(b, f.Patch, word)
-		if f.Cut {
-			b.WriteString(p.paint("33", "  [too large to show whole]") + "\n")
+		p.cut(b, f.Cut)
+		if t := f.LFS; t.Shown() {
+			p.bar(b, "── "+f.Path+review.InLFS+" ", t.Insertions, t.Deletions)
+			if t.Whole {
+				b.WriteString(p.faint("  "+review.WholeLFS) + "\n")
+			}
+			p.hunks(b, t.Patch, word)
+			p.cut(b, t.Cut)
 		}
+	}
+}
+
+func (p painter) cut(b *strings.Builder, cut bool) {
+	if cut {
+		b.WriteString(p.paint("33", "  [too large to show whole]") + "\n")
 	}
 }
 
@@ -70,14 +83,17 @@ func (p painter) fileBar(b *strings.Builder, f terok.ReviewFile) {
 	if f.NewMode == "120000" {
 		what = strings.TrimSpace(what + " symbolic link")
 	}
-	counts := fmt.Sprintf("+%d −%d", f.Insertions, f.Deletions)
 	head := "── " + f.Path + " "
 	if what != "" {
 		head += "(" + what + ") "
 	}
-	rule := max(p.width-text.Width(head)-len(counts)-1, 2)
-	fmt.Fprintf(b, "\n%s%s %s\n", p.paint("1;36", head), p.faint(strings.Repeat("─", rule)),
-		p.paint(addLine, fmt.Sprintf("+%d", f.Insertions))+" "+p.paint(delLine, fmt.Sprintf("−%d", f.Deletions)))
+	p.bar(b, head, f.Insertions, f.Deletions)
+}
+
+func (p painter) bar(b *strings.Builder, head string, insertions, deletions int) {
+	ins, del := fmt.Sprintf("+%d", insertions), fmt.Sprintf("−%d", deletions)
+	rule := max(p.width-text.Width(head)-len(ins+" "+del)-1, 2)
+	fmt.Fprintf(b, "\n%s%s %s\n", p.paint("1;36", head), p.faint(strings.Repeat("─", rule)), p.paint(addLine, ins)+" "+p.paint(delLine, del))
 }
 
 // hunks draws the hunks of one file with the numbers of their lines.

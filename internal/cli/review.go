@@ -202,7 +202,8 @@ func newReviewShowCmd(e *env) *cobra.Command {
 		Short: "Commits, flags and the diff of one task",
 		Long: `Shows what a task pushed: its commits, what deserves a closer look, and the diff. On a terminal it
 is coloured and paged ($PAGER, and delta where you have it); --since last shows only what changed since
-you approved, rejected or promoted.`,
+you approved, rejected or promoted. A text that the task keeps in Git LFS is shown below its pointer, where
+the gate has it (gate.lfs: proxy).`,
 		Example: "  terok review show k3v9p\n  terok review show k3v9p --stat\n  terok review show k3v9p --since last --word\n  terok review show k3v9p --path 'src/**' --path '*.md'",
 		Args:    taskAndBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -119,11 +119,12 @@ func (p painter) head(b *strings.Builder, d terok.ChangeDetails) {
 			fmt.Fprintf(b, "  [%d more files in LFS]\n", len(d.LFS)-10)
 			break
 		}
-		where := ""
+		more := map[string]string{review.LFSText: ", a text: its lines are shown below its pointer",
+			review.LFSLong: ", a text that is too large to show: no diff here says what is in it", review.LFSUnread: ", too large to be read here"}[f.Content]
 		if f.State == review.LFSMissing {
-			where = ", not in the gate"
+			more = ", not in the gate"
 		}
-		fmt.Fprintf(b, "  in LFS: %s, %s%s\n", f.Path, text.Size(f.Size), where)
+		fmt.Fprintf(b, "  in LFS: %s, %s%s\n", f.Path, text.Size(f.Size), more)
 	}
 }
 
@@ -179,6 +180,9 @@ func (p painter) stat(b *strings.Builder, files []terok.ReviewFile, n, ins, del 
 			numbers = tooLarge(f)
 		} else if f.Binary {
 			numbers = "binary"
+		}
+		if f.LFS != nil {
+			numbers += fmt.Sprintf(", in LFS +%d −%d", f.LFS.Insertions, f.LFS.Deletions)
 		}
 		bar := ""
 		if p.fancy && !f.Binary {

@@ -79,6 +79,9 @@ func cleanFiles(files *[]File) error {
 		}
 		f.Path = text.Show(f.Path)
 		f.Patch = text.Block(f.Patch, 1<<20, maxLine)
+		if err := f.LFS.clean(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

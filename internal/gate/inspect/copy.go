@@ -83,7 +83,7 @@ func revs(tips, not []string) string {
 func (p *repo) take(ctx context.Context) error {
 	if p.Op == OpScan {
 		if p.held = p.loose(); p.held != nil {
-			return p.held.write(p.Scratch)
+			return p.held.write(p.Scratch, "held")
 		}
 	}
 	tips := append([]string{p.Start, p.View.From}, p.Branches...)
@@ -107,7 +107,7 @@ func (p *repo) take(ctx context.Context) error {
 		if len(data) <= maxHeldSize {
 			if h, err := hold(data, p.Branches[0]); err == nil {
 				p.held = h
-				return h.write(p.Scratch)
+				return h.write(p.Scratch, "held")
 			}
 		}
 		pack = io.MultiReader(bytes.NewReader(data), in) // git says what is wrong with it, if anything

@@ -22,6 +22,7 @@ type entry struct {
 	binary                               bool
 	patch                                []byte // hunks, as far as they are kept
 	cut                                  bool
+	large                                *large    // what it points to in LFS
 	huge                                 int64     // bytes of a file that is too large to be compared
 	sum                                  hash.Hash // of the hunks without their places
 }

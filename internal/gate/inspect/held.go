@@ -132,15 +132,15 @@ func newHash(idLen int) hash.Hash {
 }
 
 // write puts the pack where git finds it, with an index of our own.
-func (h *held) write(dir string) error {
-	dir = filepath.Join(dir, "pack")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+func (h *held) write(dir, name string) error {
+	name = filepath.Join(dir, "pack", "pack-"+name)
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "pack-held.pack"), h.pack, 0o400); err != nil {
+	if err := os.WriteFile(name+".pack", h.pack, 0o400); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "pack-held.idx"), h.index(), 0o400)
+	return os.WriteFile(name+".idx", h.index(), 0o400)
 }
 
 // index is the index of the pack, version 2 (gitformat-pack(5)).

@@ -55,7 +55,7 @@ func TestHeldIsWhatGitReads(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "objects", "pack")); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.write(filepath.Join(dir, "objects")); err != nil {
+	if err := h.write(filepath.Join(dir, "objects"), "held"); err != nil {
 		t.Fatal(err)
 	}
 	p := &repo{Request: Request{Objects: filepath.Join(dir, "objects")}}

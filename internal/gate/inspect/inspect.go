@@ -85,6 +85,8 @@ type Request struct {
 
 	View View `json:"view"` // of OpRead
 
+	LFS bool `json:"lfs"` // the gate has the files in LFS, below lfs/ of Repo and of the base
+
 	MaxFile int64 `json:"max_file"` // bytes; larger files are not read. 0: 64 MiB, where git runs out of memory
 
 	NumbersOnly bool `json:"numbers_only"` // of OpScan: the ids of the commits, nothing of what is in them
@@ -128,8 +130,10 @@ type Range struct {
 	Deletions  int         `json:"deletions"`
 	Flags      []Flag      `json:"flags"`
 	LFS        []LargeFile `json:"lfs,omitempty"` // at most 200
-	TipTime    time.Time   `json:"tip_time"`      // committer's, which the agent chose
-	Cut        bool        `json:"cut"`           // the diff was too large to show whole
+	// LFSAbsent: a file in LFS that a commit points to was not in the gate, so it is not known what it says.
+	LFSAbsent bool      `json:"lfs_absent,omitempty"`
+	TipTime   time.Time `json:"tip_time"` // committer's, which the agent chose
+	Cut       bool      `json:"cut"`      // the diff was too large to show whole
 	// Slow: the flag too_large is there since this machine ran out of time, not for what was pushed.
 	Slow bool `json:"slow,omitempty"`
 }
@@ -147,6 +151,8 @@ type File struct {
 	Cut        bool   `json:"cut,omitempty"`   // of Patch
 	// TooLarge is the size in bytes of a file that is too large to be read; Binary is set too.
 	TooLarge int64 `json:"too_large,omitempty"`
+	// LFS is there where the file is a pointer to a text in Git LFS: how that text changed.
+	LFS *LargeText `json:"lfs,omitempty"`
 }
 
 // Commit is one commit of a range.

@@ -33,6 +33,7 @@ type work struct {
 	slow    bool      // there was no time for all of it
 	part    bool      // commits are some of the range's
 	lfs     []LargeFile
+	absent  bool // a file in LFS was not there
 }
 
 func (p *repo) scan(ctx context.Context) (Reply, error) {
@@ -104,6 +105,9 @@ func (p *repo) look(ctx context.Context, keep *int) ([]*work, error) {
 		}
 	}
 	if err := p.compare(ctx, objects, works, known, keep); err != nil {
+		return nil, err
+	}
+	if err := p.large(ctx, objects, works, keep); err != nil {
 		return nil, err
 	}
 	for _, w := range works {
@@ -276,7 +280,6 @@ func (p *repo) judge(objects *objects, w *work) {
 		return
 	}
 	p.collisions(objects, w)
-	p.large(objects, w)
 	for i := range w.net.entries {
 		e := &w.net.entries[i]
 		if w.unchecked() {
@@ -351,7 +354,7 @@ func (w *work) branch() Range {
 	if len(w.commits) > 0 {
 		b.TipTime = w.commits[0].CommitTime
 	}
-	b.Flags, b.LFS = w.flags.list(), w.lfs
+	b.Flags, b.LFS, b.LFSAbsent = w.flags.list(), w.lfs, w.absent
 	return b
 }
 
@@ -365,7 +368,7 @@ func (d *diff) files() (list []File, ins, del int, cut bool) {
 			continue
 		}
 		list = append(list, File{Path: text.Show(e.path), Status: string(e.status), OldMode: e.oldMode, NewMode: e.newMode,
-			Insertions: e.ins, Deletions: e.del, Binary: e.binary, TooLarge: e.huge, Patch: text.Block(string(e.patch), 1<<20, maxLine), Cut: e.cut})
+			Insertions: e.ins, Deletions: e.del, Binary: e.binary, TooLarge: e.huge, Patch: text.Block(string(e.patch), 1<<20, maxLine), Cut: e.cut, LFS: e.large.text()})
 	}
 	return list, ins, del, cut
 }

@@ -19,7 +19,7 @@ func (p *repo) large(found inspect.Range) inspect.Range {
 	for i := range found.LFS {
 		f := &found.LFS[i]
 		f.State = inspect.LFSHere
-		if f.Size > 0 && !own.Has(f.Object) && !base.Has(f.Object) {
+		if f.Size > 0 && (f.Content == "" || !own.Has(f.Object) && !base.Has(f.Object)) { // not there, or another one
 			f.State = inspect.LFSMissing
 			if missing.Count++; len(missing.Where) < maxMissing {
 				missing.Where = append(missing.Where, f.Path)

@@ -15,7 +15,7 @@ import (
 
 // rules counts the versions of what the inspector looks for: what an older one found is looked for
 // again.
-const rules = 4
+const rules = 5
 
 // cache is gate/P/review/cache/ID.json: what the inspector found, by everything that it depends on.
 type cache struct {
@@ -35,7 +35,8 @@ func key(req inspect.Request, tip string) string {
 		Trunk      string
 		Not, Paths []string
 		Identities []inspect.Identity
-	}{rules, tip, req.Start, req.Trunk, req.Not, req.Paths, req.Identities})
+		LFS        bool
+	}{rules, tip, req.Start, req.Trunk, req.Not, req.Paths, req.Identities, req.LFS})
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
 }
@@ -90,11 +91,12 @@ func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, er
 }
 
 // keep writes down what was found. What only says that there was no time is not kept: it would deny a
-// branch for ever that was looked at in a bad moment.
+// branch for ever that was looked at in a bad moment. Nor is what was found without a file in LFS, which can
+// come later.
 func (p *repo) keep(req inspect.Request, found []inspect.Range) error {
 	keep := cache{Ranges: map[string]inspect.Range{}}
 	for _, r := range found {
-		if !r.Slow {
+		if !r.Slow && !r.LFSAbsent {
 			keep.Ranges[key(req, r.Tip)] = r
 		}
 	}

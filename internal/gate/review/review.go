@@ -85,8 +85,14 @@ const (
 	Deny = inspect.Deny
 )
 
-// LFSMissing is the state of a file in LFS that the gate does not have.
-const LFSMissing = inspect.LFSMissing
+// LFSMissing is the state of a file in LFS that the gate does not have, and the others what one is that it
+// has.
+const (
+	LFSMissing = inspect.LFSMissing
+	LFSText    = inspect.LFSText
+	LFSLong    = inspect.LFSLong
+	LFSUnread  = inspect.LFSUnread
+)
 
 // Change is one branch of a task with commits that the base has not. All strings are printable.
 type Change struct {
@@ -179,7 +185,7 @@ func (r *Reader) open(t Task) (*repo, error) {
 // task's repository could be made to hide a commit.
 func (p *repo) request(op string, tips ...string) inspect.Request {
 	req := inspect.Request{Op: op, Repo: p.dir, Objects: p.objects, Start: p.task.Start, Trunk: p.trunk, Not: p.not, Branches: tips,
-		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now(), MaxFile: p.MaxFile}
+		Identities: p.task.Identities, Paths: p.task.Paths, Now: p.now(), MaxFile: p.MaxFile, LFS: p.task.LFS}
 	if p.task.Handed {
 		req.Start = ""
 	}

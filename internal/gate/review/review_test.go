@@ -26,9 +26,12 @@ type rig struct {
 	reader *review.Reader
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, before ...func(*gatetest.World)) *rig {
 	t.Helper()
 	w := gatetest.New(t)
+	for _, change := range before {
+		change(w)
+	}
 	r := &rig{World: w, repo: w.Gate("k3v9p"), work: filepath.Join(w.Dir, "work")}
 	r.task = review.Task{Project: gatetest.Project, ID: "k3v9p", Name: "brave-otter", Branch: r.repo.Branch, Start: r.repo.Start}
 	r.reader = review.NewReader(w.Roots, gatetest.Self(t), false)

@@ -238,48 +238,6 @@ func TipMoved(t Task, branch, commit, tip string) error {
 		branch, tip, commit).WithHint("terok review show %s --since %.12s", t.Words(branch), commit).With("tip", tip)
 }
 
-// mebibytes rounds a size up.
-func mebibytes(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
-
-// Unified joins the hunks of files to one unified diff.
-func Unified(files []File) string {
-	var b strings.Builder
-	for _, f := range files {
-		if f.Patch == "" && !f.Binary && f.OldMode == f.NewMode {
-			continue
-		}
-		fmt.Fprintf(&b, "diff --git a/%s b/%s\n", f.Path, f.Path)
-		switch {
-		case f.OldMode == "000000":
-			fmt.Fprintf(&b, "new file mode %s\n", f.NewMode)
-		case f.NewMode == "000000":
-			fmt.Fprintf(&b, "deleted file mode %s\n", f.OldMode)
-		case f.OldMode != f.NewMode:
-			fmt.Fprintf(&b, "old mode %s\nnew mode %s\n", f.OldMode, f.NewMode)
-		}
-		if f.TooLarge > 0 {
-			fmt.Fprintf(&b, "[too large to show (%d MiB)]\n", mebibytes(f.TooLarge))
-		} else if f.Binary {
-			fmt.Fprintf(&b, "Binary files differ\n")
-		}
-		if f.Patch == "" {
-			continue
-		}
-		from, to := "a/"+f.Path, "b/"+f.Path
-		if f.OldMode == "000000" {
-			from = "/dev/null"
-		}
-		if f.NewMode == "000000" {
-			to = "/dev/null"
-		}
-		fmt.Fprintf(&b, "--- %s\n+++ %s\n%s", from, to, f.Patch)
-		if f.Cut {
-			b.WriteString("[the rest of this file's diff is not shown]\n")
-		}
-	}
-	return b.String()
-}
-
 // Copy brings a commit of a task, with what it needs, into the project's base. It is the confined
 // child that reads the task's repository and checks every object; the base gets no ref by it.
 func (r *Reader) Copy(ctx context.Context, t Task, commit string) error {

@@ -1,6 +1,7 @@
 package review
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,67 @@ func Chosen(files []File, globs []string) []File {
 		}
 	}
 	return out
+}
+
+// mebibytes rounds a size up.
+func mebibytes(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
+
+// InLFS stands behind the name of a file where its own text is compared and not its pointer, and WholeLFS
+// says why all lines of it are new ones.
+const (
+	InLFS    = " (text in Git LFS)"
+	WholeLFS = "what it said before is not known here: all of it is shown"
+)
+
+// Unified joins the hunks of files to one unified diff. The text of a file in Git LFS has a part of its own
+// behind the part of its pointer.
+func Unified(files []File) string {
+	var b strings.Builder
+	for _, f := range files {
+		if f.Patch == "" && !f.Binary && f.OldMode == f.NewMode && f.LFS == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "diff --git a/%s b/%s\n", f.Path, f.Path)
+		switch {
+		case f.OldMode == "000000":
+			fmt.Fprintf(&b, "new file mode %s\n", f.NewMode)
+		case f.NewMode == "000000":
+			fmt.Fprintf(&b, "deleted file mode %s\n", f.OldMode)
+		case f.OldMode != f.NewMode:
+			fmt.Fprintf(&b, "old mode %s\nnew mode %s\n", f.OldMode, f.NewMode)
+		}
+		if f.TooLarge > 0 {
+			fmt.Fprintf(&b, "[too large to show (%d MiB)]\n", mebibytes(f.TooLarge))
+		} else if f.Binary {
+			fmt.Fprintf(&b, "Binary files differ\n")
+		}
+		hunks(&b, f, f.Path, f.Patch, f.Cut)
+		if t := f.LFS; t.Shown() {
+			name := f.Path + InLFS
+			fmt.Fprintf(&b, "diff --git a/%s b/%s\n", name, name)
+			if t.Whole {
+				b.WriteString("[" + WholeLFS + "]\n")
+			}
+			hunks(&b, f, name, t.Patch, t.Cut)
+		}
+	}
+	return b.String()
+}
+
+func hunks(b *strings.Builder, f File, name, patch string, cut bool) {
+	if patch != "" {
+		from, to := "a/"+name, "b/"+name
+		if f.OldMode == "000000" {
+			from = "/dev/null"
+		}
+		if f.NewMode == "000000" {
+			to = "/dev/null"
+		}
+		fmt.Fprintf(b, "--- %s\n+++ %s\n%s", from, to, patch)
+	}
+	if cut {
+		b.WriteString("[the rest of this file's diff is not shown]\n")
+	}
 }
 
 // maxUnified bounds the files of a diff that are shown.
