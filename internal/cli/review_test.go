@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"terok"
 	"terok/internal/gate/gatetest"
+	"terok/internal/gate/inspect"
+	"terok/internal/gate/review"
 	"terok/internal/gate/store"
 	"terok/internal/problem"
 	"terok/internal/state"
@@ -120,4 +123,27 @@ func TestReviewAndPromote(t *testing.T) {
 		absent = "y9zzz"
 	}
 	run(problem.NotFound, "review", "show", absent)
+}
+
+// TestLFSTextIsDrawn: on a terminal and elsewhere the lines of a text in Git LFS stand below its pointer's, and
+// what is not known of it is said.
+func TestLFSTextIsDrawn(t *testing.T) {
+	files := []terok.ReviewFile{{Path: "a.csv", Status: "M", OldMode: "100644", NewMode: "100644", Patch: "@@ -2 +2 @@\n-oid a\n+oid b\n",
+		LFS: &inspect.LargeText{Patch: "@@ -0,0 +1 @@\n+hello\n", Insertions: 1, Whole: true, Cut: true}}}
+	for _, p := range []painter{{width: 80}, {width: 80, fancy: true}} {
+		var b strings.Builder
+		p.diff(&b, files, false)
+		p.stat(&b, files, 1, 1, 1)
+		p.head(&b, terok.ChangeDetails{Change: review.Change{Range: inspect.Range{LFS: []inspect.LargeFile{{Path: "a.csv", Content: review.LFSText}, {Path: "b.csv", Content: review.LFSLong}}}}})
+		out := b.String()
+		cut := map[bool]string{true: "[too large to show whole]", false: "[the rest of this file's diff is not shown]"}[p.fancy]
+		for _, want := range []string{"oid b", "a.csv (text in Git LFS)", review.WholeLFS, "hello", cut, "in LFS +1 −0", "a.csv, 0 B, a text: its lines", "b.csv, 0 B, a text that is too large"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("fancy %v: no %q in\n%s", p.fancy, want, out)
+			}
+		}
+		if strings.Index(out, "oid b") > strings.Index(out, "hello") {
+			t.Errorf("not below its pointer:\n%s", out)
+		}
+	}
 }

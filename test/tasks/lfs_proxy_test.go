@@ -67,6 +67,10 @@ say new sha256sum new.bin
 say kept git cat-file blob HEAD:new.bin
 rm -rf .git/lfs/objects new.bin
 say again sh -c 'git checkout -q new.bin && sha256sum new.bin'
+echo ghp_a8Bq2kX91mZpL0vR7tYw3uNc5dJeFsGh4iQo >key.bin
+git add -A; git commit -qm "A key"
+say secret git push -q origin HEAD
+git reset -q --hard HEAD~1
 say end true
 `)
 	section := sections(t, out)
@@ -78,6 +82,9 @@ say end true
 	}
 	if s := section("clean"); s != "exit 0" {
 		t.Errorf("status: %s", s)
+	}
+	if s := section("secret"); !strings.Contains(s, "holds a secret: GitHub token") || strings.HasSuffix(s, "exit 0") {
+		t.Errorf("push of a key: %s", s)
 	}
 	if s := section("skip"); s != "exit 1" {
 		t.Errorf("GIT_LFS_SKIP_SMUDGE: %s", s)
@@ -102,7 +109,7 @@ say end true
 	if !lfs.Of(filepath.Join(tr.data(), "gate", "shop", "tasks", task.ID+".git")).Has(fresh) {
 		t.Error("the gate has not what was pushed")
 	}
-	if shown, _ := tr.run(0, "", "review", "show", "shop/"+task.ID); !strings.Contains(shown, "in LFS: new.bin, ") || strings.Contains(shown, "not in the gate") {
+	if shown, _ := tr.run(0, "", "review", "show", "shop/"+task.ID); !strings.Contains(shown, "in LFS: new.bin, ") || !strings.Contains(shown, "new.bin (text in Git LFS)\n@@ -0,0 +1,30000 @@\n+1\n") || strings.Contains(shown, "not in the gate") {
 		t.Errorf("review: %s", shown)
 	}
 	tr.run(0, "", "promote", "shop/"+task.ID, "--to", "upstream", "--as", "large", "--sha", tr.tip(task), "--approve", "--yes")

@@ -94,6 +94,8 @@ func (h *Server) lfsBatch(w http.ResponseWriter, r *http.Request) {
 			Header: map[string]string{"Authorization": r.Header.Get("Authorization")}}
 		switch has := h.lfsHas(o); {
 		case has && q.Operation == lfs.Upload: // no action: it is here
+		case h.lfsWhy(o) != "" && q.Operation == lfs.Upload:
+			a.Error = &lfs.Fault{Code: http.StatusUnprocessableEntity, Message: "terok: " + h.lfsWhy(o)}
 		case has || q.Operation == lfs.Upload && o.Size <= min(h.Limits.MaxFile, room):
 			a.Actions = map[string]lfs.Action{q.Operation: action}
 		case q.Operation == lfs.Download:
@@ -224,13 +226,37 @@ func (h *Server) lfsPut(ctx context.Context, o lfs.Object, body io.Reader) error
 			return nil
 		}
 		h.suspect(f, "sent in Git LFS", o.OID, list)
-		return errRefused(fmt.Sprintf("the file in Git LFS with sha256 %.12s holds a secret: %s (fingerprint %s); take it out of the file, and out of the commits that have it",
-			o.OID, f.Kind, f.Fingerprint))
+		why := fmt.Sprintf("the file in Git LFS with sha256 %.12s holds a secret: %s (fingerprint %s); take it out of the file, and out of the commits that have it",
+			o.OID, f.Kind, f.Fingerprint)
+		h.lfsRefuse(o, why)
+		return errRefused(why)
 	})
 	if !judged {
 		looked.end()
 	}
 	return err
+}
+
+// maxRefused is how many refusals are remembered.
+const maxRefused = 1000
+
+// lfsRefuse remembers why an object is refused, for the batch. git-lfs sends an object again, for half a minute,
+// whatever the answer to that is (at 422 it says something else and lets the push go on), but asks the batch
+// before each try and ends with what that says.
+func (h *Server) lfsRefuse(o lfs.Object, why string) {
+	h.uploading.Lock()
+	defer h.uploading.Unlock()
+	if h.refused == nil || len(h.refused) == maxRefused {
+		h.refused = map[string]string{}
+	}
+	h.refused[o.OID] = why
+}
+
+// lfsWhy is why an object was refused, "" where it was not.
+func (h *Server) lfsWhy(o lfs.Object) string {
+	h.uploading.Lock()
+	defer h.uploading.Unlock()
+	return h.refused[o.OID]
 }
 
 // lfsTaken answers an upload.
@@ -241,7 +267,7 @@ func (h *Server) lfsTaken(w http.ResponseWriter, o lfs.Object, err error) {
 	switch {
 	case err == nil:
 	case isRefused:
-		status, e.Ev, e.Reason = http.StatusUnprocessableEntity, "lfs_refused", string(refused)
+		status, e.Ev, e.Reason = http.StatusForbidden, "lfs_refused", string(refused)
 	case errors.Is(err, lfs.ErrDigest) || errors.Is(err, lfs.ErrSize):
 		status, e.Ev, e.Reason = http.StatusUnprocessableEntity, "lfs_refused", err.Error()
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):

@@ -115,9 +115,10 @@ type Server struct {
 	banned   time.Time   // until then nobody is let in
 	seen     baseStamp   // the base as the view was last refreshed from
 
-	uploads   string     // begins the names of this process's unfinished uploads
-	uploading sync.Mutex // held while room for uploads is measured
-	coming    int64      // bytes of uploads under way
+	uploads   string            // begins the names of this process's unfinished uploads
+	uploading sync.Mutex        // held while room for uploads is measured
+	coming    int64             // bytes of uploads under way
+	refused   map[string]string // LFS objects that were refused for what is in them, and why; under uploading
 }
 
 // Flusher is a ledger that can be told to be on the disk.
