@@ -56,7 +56,7 @@ func (b *Range) clean() error {
 	if b.Base != "" && !refname.IsID(b.Base) || !refname.IsID(b.Tip) || slices.ContainsFunc(b.IDs, notID) {
 		return errors.New("a commit id that is none")
 	}
-	if b.Commits < 0 || b.Insertions < 0 || b.Deletions < 0 || b.FileCount < len(b.Files) || len(b.Files) > maxFiles {
+	if b.Commits < 0 || b.LFSAbsent < 0 || b.Insertions < 0 || b.Deletions < 0 || b.FileCount < len(b.Files) || len(b.Files) > maxFiles {
 		return errors.New("an impossible count")
 	}
 	if b.IDs == nil {

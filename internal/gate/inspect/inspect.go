@@ -130,8 +130,9 @@ type Range struct {
 	Deletions  int         `json:"deletions"`
 	Flags      []Flag      `json:"flags"`
 	LFS        []LargeFile `json:"lfs,omitempty"` // at most 200
-	// LFSAbsent: a file in LFS that a commit points to was not in the gate, so it is not known what it says.
-	LFSAbsent bool      `json:"lfs_absent,omitempty"`
+	// LFSAbsent is the number of files in LFS that commits point to and the gate did not have: what they say is
+	// not known.
+	LFSAbsent int       `json:"lfs_absent,omitempty"`
 	TipTime   time.Time `json:"tip_time"` // committer's, which the agent chose
 	Cut       bool      `json:"cut"`      // the diff was too large to show whole
 	// Slow: the flag too_large is there since this machine ran out of time, not for what was pushed.

@@ -68,7 +68,7 @@ const (
 type large struct {
 	content string
 	whole   bool   // nothing is known of the file before
-	absent  bool   // the gate does not have it
+	absent  string // digest, where the gate does not have it
 	old     []byte // nil: none
 	new     []byte // nil: not to be compared
 	entry   entry  // of the comparison
@@ -108,10 +108,11 @@ func (p *repo) large(ctx context.Context, objects *objects, works []*work, keep 
 		return err
 	}
 	for _, w := range works {
+		w.absent = map[string]bool{}
 		for _, c := range w.commits {
-			w.absent = w.absent || c.diff != nil && c.diff.absent()
+			c.diff.lacks(w.absent)
 		}
-		w.absent = w.absent || w.net != nil && w.net.absent()
+		w.net.lacks(w.absent)
 		if w.slow = w.slow || ctx.Err() != nil; w.slow {
 			w.flags.add(Deny, "too_large", "not everything was looked at: it took more than a minute")
 		}
@@ -119,14 +120,16 @@ func (p *repo) large(ctx context.Context, objects *objects, works []*work, keep 
 	return nil
 }
 
-// absent reports whether a pointer leads to nothing that is here.
-func (d *diff) absent() bool {
+// lacks collects the files in LFS that are not here.
+func (d *diff) lacks(absent map[string]bool) {
+	if d == nil {
+		return
+	}
 	for i := range d.entries {
-		if at := d.entries[i].large; at != nil && at.absent {
-			return true
+		if at := d.entries[i].large; at != nil && at.absent != "" {
+			absent[at.absent] = true
 		}
 	}
-	return false
 }
 
 // diff looks at one comparison. list lists what it finds.
@@ -197,7 +200,9 @@ func (l *larges) look(e *entry, o lfs.Object) *large {
 	at := &large{entry: entry{path: e.path, oldMode: "100644", newMode: "100644"}}
 	var data []byte
 	if data, at.content = l.read(o); at.content == "" {
-		at.absent = o.Size > 0
+		if o.Size > 0 {
+			at.absent = o.OID
+		}
 		return at
 	}
 	if data == nil {

@@ -33,7 +33,7 @@ type work struct {
 	slow    bool      // there was no time for all of it
 	part    bool      // commits are some of the range's
 	lfs     []LargeFile
-	absent  bool // a file in LFS was not there
+	absent  map[string]bool // digests of files in LFS that were not there
 }
 
 func (p *repo) scan(ctx context.Context) (Reply, error) {
@@ -354,7 +354,7 @@ func (w *work) branch() Range {
 	if len(w.commits) > 0 {
 		b.TipTime = w.commits[0].CommitTime
 	}
-	b.Flags, b.LFS, b.LFSAbsent = w.flags.list(), w.lfs, w.absent
+	b.Flags, b.LFS, b.LFSAbsent = w.flags.list(), w.lfs, len(w.absent)
 	return b
 }
 

@@ -128,3 +128,31 @@ func TestLFSServer(t *testing.T) {
 		}
 	}
 }
+
+// TestLFSLate: an approval is of what the person could see. A file in Git LFS that comes after it, though its pointer
+// was there, is not promoted until somebody approves again.
+func TestLFSLate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, false)
+	r.task.LFS, r.src.Task.LFS, r.src.Approve = true, true, false
+	r.src.Commit = r.push("late.txt", gatetest.Pointer(gatetest.LFSObject("comes later\n")))
+	dst := promote.Target{Kind: review.ToClone, Branch: "new", Dir: r.Upstream, LFS: &promote.LFS{}}
+	approve := func() {
+		t.Helper()
+		if _, err := r.p.Review.Approve(t.Context(), r.src.Task, review.Decision{Tip: r.src.Commit, By: "Ada"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	approve()
+	_, err := r.p.Promote(t.Context(), r.src, dst)
+	r.want(err, "lfs_missing", problem.Conflict)
+	if err := lfs.Of(r.repo.Repo).Put(t.Context(), gatetest.LFSObject("comes later\n"), "t", strings.NewReader("comes later\n")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.p.Promote(t.Context(), r.src, dst)
+	r.want(err, "lfs_unseen", problem.Conflict)
+	approve()
+	if _, err := r.p.Promote(t.Context(), r.src, dst); err != nil {
+		t.Error(err)
+	}
+}

@@ -211,10 +211,14 @@ func (p *Promoter) reviewed(j *job) error {
 	}
 	h := *j.record.History(j.src.Branch)
 	if j.src.Approve {
-		h.Approvals = append(slices.Clone(h.Approvals), review.Approval{Commit: j.src.Commit, Level: review.LevelBranch, At: p.now()})
+		h.Approvals = append(slices.Clone(h.Approvals), review.Approval{Commit: j.src.Commit, Level: review.LevelBranch, At: p.now(), LFSAbsent: j.change.LFSAbsent})
 	}
 	left := h.Unapproved(j.change.IDs, j.src.Level)
 	if len(left) == 0 {
+		if h.Unseen(j.change.IDs) > j.change.LFSAbsent {
+			return problem.New("lfs_unseen", problem.Conflict, "files in Git LFS came after these commits were approved: nobody saw what is in them").
+				WithHint("terok review show %[1]s, then terok review approve %[1]s --sha %[2]s", j.src.Task.Words(j.src.Branch), j.src.Commit)
+		}
 		return nil
 	}
 	list := []string{}
@@ -234,7 +238,7 @@ func (p *Promoter) reviewed(j *job) error {
 
 func (p *Promoter) approve(j *job) error {
 	return p.update(j, func(h *review.History) {
-		h.Approve(review.Approval{Commit: j.src.Commit, Level: review.LevelBranch, By: j.src.By, At: p.now()})
+		h.Approve(review.Approval{Commit: j.src.Commit, Level: review.LevelBranch, By: j.src.By, At: p.now(), LFSAbsent: j.change.LFSAbsent})
 	})
 }
 

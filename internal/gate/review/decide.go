@@ -23,8 +23,8 @@ type Decision struct {
 // Approve records that a person accepts a branch at exactly this tip, or some of its commits. A tip
 // that moved is the problem "tip_moved" (exit 7). It returns the ids that were approved.
 func (r *Reader) Approve(ctx context.Context, t Task, d Decision) ([]string, error) {
-	return r.decide(ctx, t, d, func(h *History, id, level, patch string) error {
-		h.Approve(Approval{Commit: id, PatchID: patch, Level: level, By: d.By, At: r.now(), Note: clip(d.Text)})
+	return r.decide(ctx, t, d, func(h *History, c Change, id, level, patch string) error {
+		h.Approve(Approval{Commit: id, PatchID: patch, Level: level, By: d.By, At: r.now(), Note: clip(d.Text), LFSAbsent: c.LFSAbsent})
 		return nil
 	})
 }
@@ -34,7 +34,7 @@ func (r *Reader) Reject(ctx context.Context, t Task, d Decision) ([]string, erro
 	if strings.TrimSpace(d.Text) == "" {
 		return nil, problem.New("usage", problem.Usage, "a rejection needs its reason").WithHint("add -m REASON")
 	}
-	return r.decide(ctx, t, d, func(h *History, id, level, _ string) error {
+	return r.decide(ctx, t, d, func(h *History, _ Change, id, level, _ string) error {
 		h.Reject(Rejection{Commit: id, Level: level, Reason: clip(d.Text), By: d.By, At: r.now()})
 		return nil
 	})
@@ -45,13 +45,13 @@ func (r *Reader) Comment(ctx context.Context, t Task, d Decision) ([]string, err
 	if strings.TrimSpace(d.Text) == "" {
 		return nil, problem.New("usage", problem.Usage, "a comment needs words").WithHint("add -m TEXT")
 	}
-	return r.decide(ctx, t, d, func(h *History, id, _, _ string) error {
+	return r.decide(ctx, t, d, func(h *History, _ Change, id, _, _ string) error {
 		h.Comments = append(h.Comments, Comment{Commit: id, Text: clip(d.Text), By: d.By, At: r.now()})
 		return nil
 	})
 }
 
-func (r *Reader) decide(ctx context.Context, t Task, d Decision, write func(h *History, id, level, patch string) error) ([]string, error) {
+func (r *Reader) decide(ctx context.Context, t Task, d Decision, write func(h *History, c Change, id, level, patch string) error) ([]string, error) {
 	change, _, err := r.Range(ctx, t, d.Branch, d.Tip)
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (r *Reader) decide(ctx context.Context, t Task, d Decision, write func(h *H
 	patches := r.patches(ctx, t, change, ids)
 	err = UpdateRecord(r.Roots, t.Project, t.ID, func(rec *Record) error {
 		for _, id := range ids {
-			if err := write(rec.History(change.Branch), id, level, patches[id]); err != nil {
+			if err := write(rec.History(change.Branch), change, id, level, patches[id]); err != nil {
 				return err
 			}
 		}

@@ -96,7 +96,7 @@ func (p *repo) numbers(ctx context.Context, names []string) ([]inspect.Range, er
 func (p *repo) keep(req inspect.Request, found []inspect.Range) error {
 	keep := cache{Ranges: map[string]inspect.Range{}}
 	for _, r := range found {
-		if !r.Slow && !r.LFSAbsent {
+		if !r.Slow && r.LFSAbsent == 0 {
 			keep.Ranges[key(req, r.Tip)] = r
 		}
 	}

@@ -44,6 +44,8 @@ type Approval struct {
 	By      string    `json:"by"`
 	At      time.Time `json:"at"`
 	Note    string    `json:"note,omitempty"`
+	// LFSAbsent is how many files in Git LFS of the branch were not in the gate then, so that nobody saw them.
+	LFSAbsent int `json:"lfs_absent,omitempty"`
 }
 
 // Rejection says that a person refused a commit, and why.
@@ -178,14 +180,25 @@ func (r *Record) History(branch string) *History {
 	return h
 }
 
-// Approve adds an approval, unless the same stands already and nothing was rejected since.
+// Approve adds an approval, unless the same stands already, nothing was rejected since and no file in LFS came.
 func (h *History) Approve(a Approval) {
 	v := h.last(a.Commit, a.Level)
-	if v.approved && !slices.ContainsFunc(h.Rejections, func(r Rejection) bool { return !r.At.Before(v.at) }) {
+	if v.approved && !slices.ContainsFunc(h.Rejections, func(r Rejection) bool { return !r.At.Before(v.at) }) &&
+		h.Unseen([]string{a.Commit}) <= a.LFSAbsent {
 		return
 	}
 	a.At = h.stamp(a.At)
 	h.Approvals = append(h.Approvals, a)
+}
+
+// Unseen is how many files in LFS were not in the gate when a person last approved one of these commits.
+func (h *History) Unseen(ids []string) int {
+	for _, a := range slices.Backward(h.Approvals) {
+		if slices.Contains(ids, a.Commit) {
+			return a.LFSAbsent
+		}
+	}
+	return 0
 }
 
 // Reject adds a rejection.
