@@ -9,8 +9,9 @@ import (
 	"terok/internal/control"
 )
 
-// screenful is what an agent shows: a text that is drawn anew whenever the size changes.
-const screenful = `draw() { printf '\033[2J\033[HAGENT AT WORK'; n=2; while [ $n -lt $(stty size | cut -d' ' -f1) ]; do printf '\033[%d;1Hagent line %d' $n $n; n=$((n+1)); done; }
+// screenful is what an agent shows: a text that is drawn anew whenever the size changes. A subshell draws, so
+// that a size that changes meanwhile is a second drawing, after the first one, and not in its middle.
+const screenful = `draw() (printf '\033[2J\033[HAGENT AT WORK'; n=2; while [ $n -lt $(stty size | cut -d' ' -f1) ]; do printf '\033[%d;1Hagent line %d' $n $n; n=$((n+1)); done)
 trap draw WINCH; draw; while :; do sleep 0.05; done`
 
 // TestMenuAnswers: the hint is in the title, the menu answers, the agent's screen is whole again.
