@@ -14,6 +14,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 )
 
 // Finding is one credential.
@@ -75,7 +76,8 @@ const (
 	phantomPrefix = "terok-p-"
 	maxToken      = 256 // longest token that is looked at, in bytes
 	window        = 64 << 10
-	// maxFindings of one stream: more say nothing new.
+	// maxFindings of one stream, of terok's own and of others each: more say nothing new, and many
+	// of the one must not hide one of the other.
 	maxFindings = 100
 )
 
@@ -94,10 +96,7 @@ func Scan(r io.Reader) ([]Finding, error) {
 			limit = len(buf)
 		}
 		if limit > 0 {
-			found = append(found, in(buf, limit, base)...)
-			if len(found) > maxFindings {
-				found = found[:maxFindings]
-			}
+			found = enough(append(found, in(buf, limit, base)...))
 			// One byte of context stays, for what stands before a token.
 			keep := max(limit-1, 0)
 			base += int64(keep)
@@ -111,6 +110,12 @@ func Scan(r io.Reader) ([]Finding, error) {
 			return dedupe(found), err
 		}
 	}
+}
+
+// enough keeps the first findings of each sort.
+func enough(found []Finding) []Finding {
+	n := map[bool]int{}
+	return slices.DeleteFunc(found, func(f Finding) bool { n[f.Own]++; return n[f.Own] > maxFindings })
 }
 
 // dedupe drops what was seen twice at the seam of two windows.
