@@ -191,7 +191,8 @@ func (r *Rig) Run(t testing.TB, name string, args ...string) Result {
 	o := r.Podman(t, append([]string{"exec", r.Container(name), ProbePath}, args...)...)
 	var res Result
 	if err := json.Unmarshal([]byte(o.Stdout), &res); err != nil {
-		t.Fatalf("probe %s: exit %d: %s%s", strings.Join(args, " "), o.Code, o.Stdout, o.Stderr)
+		state := r.Podman(t, "inspect", "-f", "{{json .State}}", r.Container(name)) // why it does not run
+		t.Fatalf("probe %s: exit %d: %s%s%s%s", strings.Join(args, " "), o.Code, o.Stdout, o.Stderr, state.Stdout, state.Stderr)
 	}
 	return res
 }
