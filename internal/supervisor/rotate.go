@@ -139,6 +139,11 @@ func (s *service) RotateGateToken(ctx context.Context, c control.Rotation) (cont
 		return control.Rotated{}, problem.New("guest_not_there", problem.Conflict, "the container's init does not answer, or is of an older terok, so it could not get a new token; nothing was changed").
 			WithHint("terok task restart %s", s.subject())
 	}
+	select { // two commands at once are no reason for the parent to refuse the second
+	case <-time.After(turnEvery - time.Since(s.lastTurn)):
+	case <-ctx.Done():
+		return control.Rotated{}, ctx.Err()
+	}
 	select {
 	case <-s.turns: // one that nobody waited for
 	default:
@@ -148,6 +153,7 @@ func (s *service) RotateGateToken(ctx context.Context, c control.Rotation) (cont
 	}
 	select {
 	case err := <-s.turns:
+		s.lastTurn = time.Now()
 		if err != nil {
 			return control.Rotated{}, problem.New("not_rotated", problem.Failed, "%w", err)
 		}

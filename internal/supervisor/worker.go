@@ -106,6 +106,7 @@ type service struct {
 	gate      *server.Server
 	turns     chan error // answers to opToken, for RotateGateToken
 	turning   sync.Mutex
+	lastTurn  time.Time // of the gate token, under turning
 	guest     *guestAPI
 	docket    *clearance.Docket // nil: clearance is off
 	asks      asks              // questions of the agent that wait
